@@ -1,0 +1,1 @@
+"""The benchmark room: complexity, latency, and the report that puts accuracy beside them."""

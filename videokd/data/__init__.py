@@ -1,0 +1,1 @@
+"""The data room: from files on disk to a ClipBatch."""

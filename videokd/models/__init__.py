@@ -1,0 +1,1 @@
+"""The model room: networks that take clips and return a ModelOutput."""
