@@ -51,10 +51,16 @@ def load_config(
 
 def read_yaml(path: Path | str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Read a YAML file as a plain dict, with its `base:` files below it and overrides above it."""
+    data = _plain(_with_overrides(_read_with_bases(Path(path), seen=()), overrides))
+    _refuse_interpolation(data, source=str(path))
+    return data
+
+
+def _with_overrides(merged: Any, overrides: Sequence[str]) -> Any:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    merged = _read_with_bases(Path(path), seen=())
+    merged = OmegaConf.create(merged)
     for override in overrides:
         key, equals, _ = override.partition("=")
         if not equals or not key.strip():
@@ -67,10 +73,14 @@ def read_yaml(path: Path | str, overrides: Sequence[str] = ()) -> dict[str, Any]
             raise ConfigError(
                 f"override {override!r} cannot be applied: {_first_line(error)}"
             ) from None
+    return merged
+
+
+def _plain(merged: Any) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
     data = OmegaConf.to_container(merged, resolve=False)
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: a recipe is a mapping of settings, not a {type(data).__name__}")
-    _refuse_interpolation(data, source=str(path))
+    assert isinstance(data, dict)
     return {str(key): value for key, value in data.items()}
 
 
@@ -80,6 +90,17 @@ def parse_config(config_type: type[ConfigT], data: Any, *, source: str) -> Confi
         return config_type.model_validate(data)
     except ValidationError as error:
         raise ConfigError(_explain(error, config_type, data, source)) from None
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """`["a.b=1e-3", "c=[1,2]"]` as nested plain data, each value read as YAML.
+
+    Raises:
+        ConfigError: for an item that is not of the form key=value, or interpolation.
+    """
+    data = _plain(_with_overrides({}, overrides))
+    _refuse_interpolation(data, source="settings")
+    return data
 
 
 def dump_yaml(config: Config) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
@@ -279,6 +280,24 @@ class ClipBatch:
             video_ids=move(self.video_ids),
             draws=self.draws,
             unreadable=self.unreadable,
+        )
+
+    def split(self, num_parts: int) -> list[ClipBatch]:
+        """Neighbouring videos in `num_parts` batches of nearly equal size; empty ones left out."""
+        if num_parts == 1:
+            return [self]
+        bounds = np.linspace(0, self.num_videos, num_parts + 1).round().astype(int)
+        return [self._part(int(a), int(b)) for a, b in pairwise(bounds) if b > a]
+
+    def _part(self, start: int, stop: int) -> ClipBatch:
+        """Videos [start, stop)."""
+        return ClipBatch(
+            frames={name: clip[start:stop] for name, clip in self.frames.items()},
+            frame_seconds={name: s[start:stop] for name, s in self.frame_seconds.items()},
+            targets=self.targets[start:stop],
+            has_label=self.has_label[start:stop],
+            video_ids=self.video_ids[start:stop],
+            draws=self.draws[start:stop],
         )
 
     def pin_memory(self) -> ClipBatch:

@@ -1,13 +1,16 @@
 """The embedded data set: short H.264 videos whose classes differ by motion and by nothing else.
 
-A textured object moves over a textured background, among distractors, under a drifting camera, with noise. The world
-is a torus: what leaves on one side enters on the other, and an object that has grown to the largest radius goes on from
-the smallest. That is what closes the leaks: position, log-radius and angle are each uniform **at every frame of every
-class**, so the distribution of a single frame is the same for all classes, and only the order of frames tells them
-apart. Growing and shrinking, clockwise and counter-clockwise, left and right are each other's time reversals.
+A textured object moves over a textured background, among distractors, under a drifting camera,
+with noise. The world is a torus: what leaves on one side enters on the other, and an object that
+has grown to the largest radius goes on from the smallest. That is what closes the leaks:
+position, log-radius and angle are each uniform **at every frame of every class**, so the
+distribution of a single frame is the same for all classes, and only the order of frames tells
+them apart. Growing and shrinking, clockwise and counter-clockwise, left and right are each
+other's time reversals.
 
-Letters: T frames, H W pixels (square, H = W = S). x grows to the right, y downwards; a positive angle turns clockwise
-as the viewer sees it. Pixels are 0 to 255. Nothing here imports torch: worker processes start fast.
+Letters: T frames, H W pixels (square, H = W = S). x grows to the right, y downwards; a positive
+angle turns clockwise as the viewer sees it. Pixels are 0 to 255. Nothing here imports torch:
+worker processes start fast.
 """
 
 from __future__ import annotations
@@ -16,9 +19,9 @@ import functools
 import json
 import math
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -56,11 +59,13 @@ FLIP_SWAPS: Final = (
     ("rotate_cw", "rotate_ccw"),
     ("orbit_cw", "orbit_ccw"),
 )
-"""Pairs of classes that become each other in a horizontal mirror; all other classes keep their label."""
+"""Pairs of classes that become each other in a horizontal mirror; all other classes keep their
+label."""
 
 SPLITS: Final[tuple[Split, ...]] = ("train", "val", "test")
 CONFIG_FILE: Final = "synthetic.json"
-# Part of the identity of a written folder: raise it whenever the same config would render other pixels.
+# Part of the identity of a written folder: raise it whenever the same config would render other
+# pixels.
 RENDERER_VERSION: Final = 1
 
 # Texels along one side of an object's patch: about one texel a pixel at the usual radii.
@@ -74,10 +79,12 @@ def _reach_px(radius_px: float) -> int:
 
 
 class SyntheticConfig(Config):
-    """How many videos, how large, and how hard. A pair is a range `(low, high)`, drawn uniformly for each video."""
+    """How many videos, how large, and how hard. A pair is a range `(low, high)`, drawn uniformly
+    for each video."""
 
     seed: int = Field(0, ge=0)
-    """Video number n of a split depends on (seed, split, n) and on the fields below, on nothing else."""
+    """Video number n of a split depends on (seed, split, n) and on the fields below, on nothing
+    else."""
 
     train_videos: int = Field(1440, ge=0)
     """Number of training videos, a multiple of the 12 classes (as the next two)."""
@@ -94,7 +101,8 @@ class SyntheticConfig(Config):
     fps: int = Field(12, ge=1, le=240)
 
     object_radius_px: Range = (7.0, 14.0)
-    """The object's radius; for growing and shrinking the whole range is run through, then it starts again."""
+    """The object's radius; for growing and shrinking the whole range is run through, then it
+    starts again."""
 
     speed_px_per_frame: Range = (1.0, 2.5)
     """Speed of the four translations."""
@@ -118,13 +126,18 @@ class SyntheticConfig(Config):
     distractor_radius_px: Range = (3.0, 7.0)
 
     distractor_speed_px_per_frame: float = Field(0.4, ge=0)
-    """Largest drift of a distractor. Below the slowest translation, or the label becomes a guess."""
+    """Largest drift of a distractor. Below the slowest translation, or the label becomes a
+    guess."""
 
     camera_drift_px: float = Field(4.0, ge=0)
     """How far the camera moves, at most, over the whole video, taking everything with it."""
 
     object_opacity_pct: float = Field(100.0, gt=0, le=100)
     """How much of the background the object covers."""
+
+    background_contrast_pct: float = Field(100.0, ge=0, le=100)
+    """How lively the background is; at 100 the object is made of the same stuff, and shows by its
+    motion only."""
 
     noise_std: float = Field(8.0, ge=0, le=128)
     """Standard deviation of the grey noise of each pixel of each frame, on the scale 0 to 255."""
@@ -133,7 +146,8 @@ class SyntheticConfig(Config):
     """Frames from one key frame to the next."""
 
     crf: int = Field(18, ge=0, le=51)
-    """x264's constant rate factor: lower is better; coarse ones leave traces of the motion inside single frames."""
+    """x264's constant rate factor: lower is better; coarse ones leave traces of the motion inside
+    single frames."""
 
     @field_validator("train_videos", "val_videos", "test_videos")
     @classmethod
@@ -203,15 +217,16 @@ PRESETS: Final[dict[str, SyntheticConfig]] = {
         noise_std=12.0,
     ),
 }
-"""`tiny` for tests (a second or two), `demo` for `videokd demo`, `study` for small differences between models."""
+"""`tiny` for tests (a second or two), `demo` for `videokd demo`, `study` for small differences
+between models."""
 
 
 @dataclass(frozen=True)
 class Trajectory:
     """What the object does, before the camera moves and exactly: float64 [T] each.
 
-    `x_px` and `y_px` are not wrapped (take them modulo `size_px`); `radius_px` is wrapped into its range; `angle_rad`
-    is not wrapped, positive clockwise.
+    `x_px` and `y_px` are not wrapped (take them modulo `size_px`); `radius_px` is wrapped into
+    its range; `angle_rad` is not wrapped, positive clockwise.
     """
 
     x_px: NDArray[np.float64]
@@ -221,26 +236,30 @@ class Trajectory:
 
 
 def label_of(number: int) -> int:
-    """Class index of video `number` of any split: the classes take turns, so every split is balanced."""
+    """Class index of video `number` of any split: the classes take turns, so every split is
+    balanced."""
     return number % len(CLASS_NAMES)
 
 
 def trajectory(config: SyntheticConfig, split: Split, number: int) -> Trajectory:
-    """The noiseless motion of the object in one video, as `render_video` draws it (less the camera's drift)."""
+    """The noiseless motion of the object in one video, as `render_video` draws it (less the
+    camera's drift)."""
     return _draw_trajectory(_rng_of(config, split, number), config, label_of(number))
 
 
 def render_video(
     config: SyntheticConfig, split: Split, number: int
 ) -> tuple[NDArray[np.uint8], int]:
-    """One video as uint8 [T,H,W,3] RGB, before compression, and its class index. Pure: no state, no clock."""
+    """One video as uint8 [T,H,W,3] RGB, before compression, and its class index. Pure: no state,
+    no clock."""
     rng = _rng_of(config, split, number)
     label = label_of(number)
     path = _draw_trajectory(rng, config, label)
     camera_px = _draw_camera(rng, config)
-    frames = _draw_background(rng, config.size_px, camera_px)
+    frames = _draw_background(rng, config, camera_px)
     objects = [(_draw_distractor(rng, config), 1.0) for _ in range(config.num_distractors)]
-    # The class's object is drawn at a random depth among the distractors, so that neither is always in front.
+    # The class's object is drawn at a random depth among the distractors, so that neither is
+    # always in front.
     objects.insert(
         int(rng.integers(config.num_distractors + 1)), (path, config.object_opacity_pct / 100)
     )
@@ -261,19 +280,21 @@ def write_dataset(
     num_processes: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write `out_dir/{train,val,test}/<class>/<number>.mp4` and `synthetic.json`, skipping what is already there.
+    """Write `out_dir/{train,val,test}/<class>/<number>.mp4` and `synthetic.json`, skipping what
+    is already there.
 
-    A file is written beside its place and renamed, so a file that exists is complete and an interrupted call can be
-    repeated. `on_progress(done, total)` counts videos, those already there included. With more than one process the
-    caller's main module must be importable without side effects (processes are spawned, not forked, because the
-    caller may hold threads). Raises `UserError` when the folder belongs to another config or to something else.
+    A file is written beside its place and renamed, so a file that exists is complete and an
+    interrupted call can be repeated. `on_progress(done, total)` counts videos, those already
+    there included. With more than one process the caller's main module must be importable without
+    side effects (processes are spawned, not forked, because the caller may hold threads). Raises
+    `UserError` when the folder belongs to another config or to something else.
     """
     out_dir = Path(out_dir)
     _claim_folder(out_dir, config)
     todo = [job for job in _all_videos(config) if not _video_path(out_dir, *job).exists()]
     total = sum(config.num_videos(split) for split in SPLITS)
     done = total - len(todo)
-    report = on_progress or (lambda done, total: None)
+    report = on_progress or _say_nothing
     report(done, total)
     chunks = [todo[i : i + _CHUNK_VIDEOS] for i in range(0, len(todo), _CHUNK_VIDEOS)]
     try:
@@ -285,6 +306,15 @@ def write_dataset(
             f"cannot write the videos below {out_dir}: {error.strerror or error}; make room there or choose another"
             " folder, then repeat the command: finished videos are kept"
         ) from error
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"a process that wrote videos below {out_dir} died, most likely for want of memory; repeat the command"
+            " with fewer processes: finished videos are kept"
+        ) from error
+
+
+def _say_nothing(_done: int, _total: int) -> None:
+    pass
 
 
 # --------------------------------------------------------------------------- motion
@@ -295,8 +325,8 @@ def _rng_of(config: SyntheticConfig, split: Split, number: int) -> np.random.Gen
 
 
 def _draw_trajectory(rng: np.random.Generator, config: SyntheticConfig, label: int) -> Trajectory:
-    # Every draw is made for every class, in one order: what is drawn afterwards (textures, distractors, camera,
-    # noise) therefore cannot depend on the class.
+    # Every draw is made for every class, in one order: what is drawn afterwards (textures,
+    # distractors, camera, noise) therefore cannot depend on the class.
     steps = np.arange(config.num_frames, dtype=np.float64)
     x_px, y_px = rng.uniform(0, config.size_px, 2)
     angle_rad = rng.uniform(0, 2 * math.pi)
@@ -356,7 +386,8 @@ def _draw_distractor(rng: np.random.Generator, config: SyntheticConfig) -> Traje
 
 
 def _draw_camera(rng: np.random.Generator, config: SyntheticConfig) -> NDArray[np.float64]:
-    """Shift of the whole scene in px, float64 [T,2] as (x, y): a bent line, `camera_drift_px` long at most."""
+    """Shift of the whole scene in px, float64 [T,2] as (x, y): a bent line, `camera_drift_px`
+    long at most."""
     progress = np.linspace(0, 1, config.num_frames)
     length_px = config.camera_drift_px * rng.uniform(0, 1)
     heading = rng.uniform(0, 2 * math.pi) + rng.uniform(-0.5, 0.5) * math.pi * progress
@@ -368,7 +399,8 @@ def _draw_camera(rng: np.random.Generator, config: SyntheticConfig) -> NDArray[n
 
 @functools.cache
 def _stretch(num_cells: int, num_px: int) -> FloatArray:
-    """Matrix [num_px, num_cells] that interpolates `num_cells` values, wrapped around, at `num_px` places."""
+    """Matrix [num_px, num_cells] that interpolates `num_cells` values, wrapped around, at
+    `num_px` places."""
     place = np.arange(num_px) * num_cells / num_px
     cell = place.astype(np.int64)
     matrix = np.zeros((num_px, num_cells), dtype=np.float32)
@@ -377,23 +409,28 @@ def _stretch(num_cells: int, num_px: int) -> FloatArray:
     return matrix
 
 
-def _draw_texture(rng: np.random.Generator, num_px: int, cell_px: tuple[float, ...]) -> FloatArray:
-    """Smooth coloured noise, float32 [num_px, num_px, 3], that tiles; one layer for each cell size, summed."""
-    colour = rng.uniform(60, 195, 3).astype(np.float32)
+def _draw_texture(
+    rng: np.random.Generator, num_px: int, cell_px: tuple[float, ...], contrast: float = 1.0
+) -> FloatArray:
+    """Smooth coloured noise, float32 [num_px, num_px, 3], that tiles; one layer for each cell
+    size, summed."""
+    colour = 128 + contrast * rng.uniform(-70, 70, 3).astype(np.float32)
     texture = np.broadcast_to(colour, (num_px, num_px, 3)).copy()
+    swing = 70 * contrast
     for cell in cell_px:
         matrix = _stretch(max(2, round(num_px / cell)), num_px)
         num_cells = matrix.shape[1]
-        values = rng.uniform(-70, 70, (3, num_cells, num_cells)).astype(np.float32)
+        values = rng.uniform(-swing, swing, (3, num_cells, num_cells)).astype(np.float32)
         texture += (matrix @ values @ matrix.T).transpose(1, 2, 0)
     return texture
 
 
 def _draw_background(
-    rng: np.random.Generator, size_px: int, camera_px: NDArray[np.float64]
+    rng: np.random.Generator, config: SyntheticConfig, camera_px: NDArray[np.float64]
 ) -> FloatArray:
     """The empty scene, float32 [T,S,S,3], moved by the camera with bilinear interpolation."""
-    texture = _draw_texture(rng, size_px, (16.0, 6.0))
+    size_px = config.size_px
+    texture = _draw_texture(rng, size_px, (16.0, 6.0), config.background_contrast_pct / 100)
     whole = np.floor(camera_px).astype(np.int64)
     frames = np.empty((len(camera_px), size_px, size_px, 3), dtype=np.float32)
     for frame, shift, part in zip(
@@ -406,13 +443,15 @@ def _draw_background(
 
 
 def _draw_patch(rng: np.random.Generator, opacity: float) -> FloatArray:
-    """A textured shape, float32 [P,P,4], colour times alpha and alpha: a disc, a polygon or a star."""
+    """A textured shape, float32 [P,P,4], colour times alpha and alpha: a disc, a polygon or a
+    star."""
     colour = _draw_texture(rng, _PATCH_TEXELS, (20.0, 10.0))
     num_corners = int(rng.integers(3, 8))
     dent = rng.uniform(0, 0.5)
     axis = np.linspace(-1.05, 1.05, _PATCH_TEXELS)
     y, x = np.meshgrid(axis, axis, indexing="ij")
-    # Distance of the outline from the centre, in the direction of each texel; corners lie at distance 1.
+    # Distance of the outline from the centre, in the direction of each texel; corners lie at
+    # distance 1.
     sector = np.abs(np.mod(np.arctan2(y, x) * num_corners / (2 * math.pi), 1.0) * 2 - 1)
     outline = np.ones_like(sector) if num_corners == 7 else 1 - dent * (1 - sector)
     alpha = np.clip((outline - np.hypot(x, y)) * _PATCH_TEXELS / 4 + 0.5, 0, 1).astype(np.float32)
@@ -448,7 +487,8 @@ def _paint_object(
 
 
 def _bilinear(patch: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
-    """Values of patch [P,P,C] at texel coordinates x, y of any one shape; outside it the (clear) border counts."""
+    """Values of patch [P,P,C] at texel coordinates x, y of any one shape; outside it the (clear)
+    border counts."""
     side = patch.shape[0]
     x = np.clip(x, 0, side - 1.001)
     y = np.clip(y, 0, side - 1.001)
@@ -468,7 +508,8 @@ def _bilinear(patch: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
 
 
 def encode_video(path: Path, frames: NDArray[np.uint8], *, fps: int, gop: int, crf: int) -> None:
-    """Write frames uint8 [T,H,W,3] as H.264 in MP4, beside `path` and then renamed. The same frames, the same bytes."""
+    """Write frames uint8 [T,H,W,3] as H.264 in MP4, beside `path` and then renamed. The same
+    frames, the same bytes."""
     part = path.with_name(path.name + ".part")
     with av.open(str(part), "w", format="mp4") as container:
         # One thread: with several, x264's choices depend on their number.
@@ -480,7 +521,7 @@ def encode_video(path: Path, frames: NDArray[np.uint8], *, fps: int, gop: int, c
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
-    os.replace(part, path)
+    part.replace(path)
 
 
 def _all_videos(config: SyntheticConfig) -> Iterator[tuple[Split, int]]:
@@ -511,7 +552,8 @@ def _write_chunks(
             for future in as_completed(futures):
                 yield future.result()
         finally:
-            # After a failure or Ctrl-C the rest is not rendered first; when all went well nothing is left to cancel.
+            # After a failure or Ctrl-C the rest is not rendered first; when all went well nothing
+            # is left to cancel.
             pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -546,7 +588,7 @@ def _claim_folder(out_dir: Path, config: SyntheticConfig) -> None:
         if not marker.exists():
             part = marker.with_name(marker.name + ".part")
             part.write_text(json.dumps(mine, indent=1) + "\n", encoding="utf-8")
-            os.replace(part, marker)
+            part.replace(marker)
     except OSError as error:
         raise UserError(
             f"cannot write to {out_dir}: {error.strerror or error}; choose another folder"

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import distill_reference as reference
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from videokd.distill.features import attention_transfer, hint
+from videokd.types import TapOutput
+
+# They differ in everything: channels, steps, height (student finer), width (teacher finer).
+STUDENT = reference.random_tap((2, 2, 3, 4, 2), seed=0)
+TEACHER = reference.random_tap((2, 4, 5, 3, 5), seed=1)
+WEIGHT = np.random.default_rng(2).normal(size=(4, 2))
+
+
+def project(features: torch.Tensor) -> torch.Tensor:
+    return torch.einsum("oc,ncthw->nothw", torch.tensor(WEIGHT), features)
+
+
+def identity(features: torch.Tensor) -> torch.Tensor:
+    return features
+
+
+def clips(student: np.ndarray, teacher: TapOutput, *, energies: bool = False):
+    """Both sides of each clip on one grid, [t, C, h, w]; `energies` squares and sums C first."""
+    for n in range(len(student)):
+        sides = student[n].swapaxes(0, 1), teacher.features[n].numpy().swapaxes(0, 1)
+        if energies:
+            sides = tuple((side**2).mean(axis=1, keepdims=True) for side in sides)
+        yield reference.on_one_grid(
+            *sides, STUDENT.step_seconds[n].numpy(), teacher.step_seconds[n].numpy()
+        )
+
+
+def hint_by_hand(student: np.ndarray) -> list[float]:
+    losses = []
+    for ours, wanted in clips(student, TEACHER):
+        total = 0.0
+        for t, o, y, x in np.ndindex(*wanted.shape):
+            total += (WEIGHT[o] @ ours[t, :, y, x] - wanted[t, o, y, x]) ** 2
+        losses.append(total / wanted.size)
+    return losses
+
+
+def transfer_by_hand(student: np.ndarray, *, over: str) -> list[float]:
+    losses = []
+    for sides in clips(student, TEACHER, energies=True):
+        maps = [side.reshape(len(side), -1) for side in sides]
+        if over == "space_time":
+            maps = [side.reshape(1, -1) for side in maps]
+        ours, wanted = ([row / np.sqrt((row**2).sum()) for row in side] for side in maps)
+        losses.append(float(np.mean([(g - w) ** 2 for g, w in zip(ours, wanted, strict=True)])))
+    return losses
+
+
+def test_hint_is_the_formula_in_value_and_gradient():
+    values, gradient = reference.value_and_gradient(
+        lambda f: hint(STUDENT._replace(features=f), TEACHER, projection=project),
+        STUDENT.features.numpy(),
+    )
+
+    np.testing.assert_allclose(values, hint_by_hand(STUDENT.features.numpy()), rtol=1e-10)
+    numeric = reference.numeric_gradient(lambda f: sum(hint_by_hand(f)), STUDENT.features.numpy())
+    np.testing.assert_allclose(gradient, numeric, atol=1e-8)
+
+
+def test_mean_of_hints_on_equal_taps_is_torchs_mse():
+    other = TapOutput(torch.randn_like(STUDENT.features), STUDENT.step_seconds)
+
+    losses = hint(STUDENT, other, projection=identity)
+
+    torch.testing.assert_close(
+        losses.mean(), torch.nn.functional.mse_loss(STUDENT.features, other.features)
+    )
+
+
+@pytest.mark.parametrize("over", ["space", "space_time"])
+def test_attention_transfer_is_the_formula_in_value_and_gradient(over):
+    values, gradient = reference.value_and_gradient(
+        lambda f: attention_transfer(STUDENT._replace(features=f), TEACHER, over=over),
+        STUDENT.features.numpy(),
+    )
+
+    by_hand = transfer_by_hand(STUDENT.features.numpy(), over=over)
+    np.testing.assert_allclose(values, by_hand, rtol=1e-10)
+    numeric = reference.numeric_gradient(
+        lambda f: sum(transfer_by_hand(f, over=over)), STUDENT.features.numpy()
+    )
+    np.testing.assert_allclose(gradient, numeric, atol=1e-8)
+
+
+def test_attention_transfer_of_an_image_by_the_authors_lines():
+    # github.com/szagoruyko/attention-transfer: at(x) = F.normalize(x.pow(2).mean(1).view(N, -1)),
+    # at_loss = (at(x) - at(y)).pow(2).mean()
+    x, y = torch.randn(4, 3, 5, 6), torch.randn(4, 8, 5, 6)
+    authors = torch.nn.functional.normalize(
+        x.pow(2).mean(1).view(4, -1)
+    ) - torch.nn.functional.normalize(y.pow(2).mean(1).view(4, -1))
+    second = torch.zeros(4, 1)
+
+    for over in ("space", "space_time"):
+        ours = attention_transfer(
+            TapOutput(x[:, :, None], second), TapOutput(y[:, :, None], second), over=over
+        )
+        torch.testing.assert_close(ours.mean(), authors.pow(2).mean())
+
+
+LOSSES = {
+    "hint": lambda s, t: hint(s, t, projection=identity),
+    "attention_transfer": attention_transfer,
+    "attention_transfer over space_time": lambda s, t: attention_transfer(s, t, over="space_time"),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_a_student_equal_to_its_teacher_costs_nothing(loss):
+    values, gradient = reference.value_and_gradient(
+        lambda f: loss(STUDENT._replace(features=f), STUDENT), STUDENT.features.numpy()
+    )
+
+    assert values.tolist() == [0, 0]
+    assert not gradient.any()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    exponent=st.integers(-6, 6),
+    seed=st.integers(0, 1000),
+    over=st.sampled_from(["space", "space_time"]),
+)
+def test_attention_transfer_does_not_see_the_scale_of_features(exponent, seed, over):
+    student = reference.random_tap((2, 3, 4, 3, 3), seed)
+    teacher = reference.random_tap((2, 5, 4, 3, 3), seed + 1)
+    scaled = student._replace(features=student.features * 2.0**exponent)
+
+    torch.testing.assert_close(
+        attention_transfer(scaled, teacher, over=over),
+        attention_transfer(student, teacher, over=over),
+    )
+
+
+def test_over_space_does_not_see_when_the_energy_comes():
+    # The same maps, one step a hundred times as strong: where to look is the same, when is not.
+    louder = STUDENT.features.clone()
+    louder[:, :, 1] *= 10
+    louder_student = STUDENT._replace(features=louder)
+
+    torch.testing.assert_close(
+        attention_transfer(louder_student, STUDENT, over="space"), torch.zeros(2).double()
+    )
+    assert (attention_transfer(louder_student, STUDENT, over="space_time") > 1e-3).all()
+
+
+def test_a_dead_tap_gives_finite_values_and_gradients():
+    dead = np.zeros(STUDENT.features.shape)
+
+    values, gradient = reference.value_and_gradient(
+        lambda f: attention_transfer(STUDENT._replace(features=f), TEACHER), dead
+    )
+
+    assert np.isfinite(values).all()
+    assert np.isfinite(gradient).all()

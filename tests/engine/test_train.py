@@ -1,0 +1,425 @@
+"""The loop: exact resume, exact accumulation, terms that add up, and what stops a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import as_config, recipe, student_recipe, student_settings
+
+from videokd.checkpoint import load_checkpoint
+from videokd.config import dump_yaml
+from videokd.data.index import Index
+from videokd.engine import train as engine_train
+from videokd.engine.train import Interrupted, Trainer
+from videokd.errors import ConfigError, UserError
+from videokd.recipe import load_trained
+from videokd.runs import train
+from videokd.tracking import read_metrics
+from videokd.types import ClipBatch
+
+
+def run(settings: dict[str, Any]) -> Path:
+    return train(as_config(settings), device="cpu", quiet=True).run_dir
+
+
+def weights(run_dir: Path, name: str = "last.pt") -> dict[str, torch.Tensor]:
+    content = load_checkpoint(run_dir / name)
+    flat = {f"model.{key}": value for key, value in content["model"].items()}
+    for key, value in content.get("objective", {}).items():
+        flat[f"objective.{key}"] = value
+    for key, value in (content.get("average") or {}).items():
+        flat[f"average.{key}"] = value
+    return flat
+
+
+def assert_same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    different = [name for name in one if not torch.equal(one[name], other[name])]
+    assert not different, different
+
+
+def losses(run_dir: Path) -> list[float]:
+    return [row["loss"] for row in read_metrics(run_dir / "metrics.jsonl") if "loss" in row]
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, num_steps: int) -> None:
+    """As a power cut would: nothing after that many steps is done, nothing is tidied up."""
+    steps = iter(range(num_steps))
+    original = Trainer._step
+
+    def step(self: Trainer, batch: ClipBatch, number: int) -> dict[str, torch.Tensor]:
+        if next(steps, None) is None:
+            raise RuntimeError("power cut")
+        return original(self, batch, number)
+
+    monkeypatch.setattr(Trainer, "_step", step)
+
+
+@pytest.fixture(scope="module")
+def whole_student(
+    tiny_index: Index, tiny_teacher: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    return run(student_recipe(tiny_index, tmp_path_factory.mktemp("s") / "whole", tiny_teacher))
+
+
+def test_a_run_leaves_what_it_promises(whole_student: Path) -> None:
+    names = {path.name for path in whole_student.iterdir()}
+    assert names == {"recipe.yaml", "metrics.jsonl", "last.pt", "best.pt", "student.safetensors"}
+    rows = read_metrics(whole_student / "metrics.jsonl")
+    assert [row["step"] for row in rows if "loss" in row] == [0, 1, 2, 3, 4, 5]
+    assert [row["step"] for row in rows if "val_top1_pct" in row] == [2, 5]
+
+
+def test_terms_sum_to_the_loss(whole_student: Path) -> None:
+    for row in read_metrics(whole_student / "metrics.jsonl"):
+        if "loss" in row:
+            terms = [row[name] for name in ("labels", "soft", "hint", "where", "when")]
+            assert sum(terms) == pytest.approx(row["loss"], rel=1e-5)
+            assert all(value > 0 for value in terms)
+
+
+@pytest.mark.parametrize("num_steps", [1, 3, 5])
+def test_a_cut_run_goes_on_to_the_same_bits(
+    tiny_index: Index,
+    tiny_teacher: Path,
+    whole_student: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    num_steps: int,
+) -> None:
+    settings = student_recipe(tiny_index, tmp_path / "cut", tiny_teacher)
+    settings["train"]["checkpoint_every_steps"] = 2
+    with monkeypatch.context() as patch:
+        stop_after(patch, num_steps)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(settings)
+    cut = run(settings)
+    assert_same_weights(weights(cut), weights(whole_student))
+    assert_same_weights(weights(cut, "best.pt"), weights(whole_student, "best.pt"))
+    assert losses(cut) == losses(whole_student)
+
+
+def test_the_number_of_workers_changes_nothing(
+    tiny_index: Index, tiny_teacher: Path, whole_student: Path, tmp_path: Path
+) -> None:
+    settings = student_recipe(tiny_index, tmp_path / "two", tiny_teacher)
+    settings["data"]["num_workers"] = 2
+    assert_same_weights(weights(run(settings)), weights(whole_student))
+
+
+def test_distillation_of_weight_zero_is_plain_training(
+    tiny_index: Index, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    plain = recipe(tiny_index, tmp_path / "plain")
+    zero = student_recipe(tiny_index, tmp_path / "zero", tiny_teacher)
+    zero["objective"] = {
+        "terms": plain["objective"]["terms"]
+        | {
+            name: term | {"weight": 0}
+            for name, term in zero["objective"]["terms"].items()
+            if name != "labels"
+        }
+    }
+    zero["train"] = plain["train"]
+    zero.pop("teacher")
+    assert_same_weights(weights(run(zero)), weights(run(plain)))
+
+
+def test_a_finished_run_is_left_alone(whole_student: Path, tiny_index: Index) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in whole_student.iterdir()}
+    content = load_checkpoint(whole_student / "last.pt")
+    outcome = train(as_config(content["recipe"]), device="cpu", quiet=True)
+    assert outcome.already_done
+    assert outcome.steps == 6
+    assert {path.name: path.stat().st_mtime_ns for path in whole_student.iterdir()} == before
+
+
+def test_another_recipe_does_not_touch_the_folder(tiny_index: Index, tiny_control: Path) -> None:
+    settings = recipe(tiny_index, tiny_control, seed=4)
+    with pytest.raises(UserError, match=r"another recipe \(this one says 'seed: 4', that one 's"):
+        run(settings)
+
+
+def without_batch_statistics(index: Index, out: Path, **train_changes: Any) -> dict[str, Any]:
+    """A recipe whose loss is a mean over videos: batch norm frozen, dropout off."""
+    settings = recipe(index, out, model=student_settings(dropout=0.0))
+    settings["train"] |= {"freeze_batch_norm": True, **train_changes}
+    return settings
+
+
+def test_accumulated_parts_make_the_same_step(tiny_index: Index, tmp_path: Path) -> None:
+    whole = run(without_batch_statistics(tiny_index, tmp_path / "whole"))
+    parts = run(without_batch_statistics(tiny_index, tmp_path / "parts", accumulate=4))
+    assert losses(parts) == pytest.approx(losses(whole), rel=1e-5)
+    one, other = weights(whole), weights(parts)
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-3, atol=1e-4)
+
+
+def test_frozen_batch_norm_keeps_its_statistics(tiny_index: Index, tmp_path: Path) -> None:
+    run_dir = run(without_batch_statistics(tiny_index, tmp_path / "frozen"))
+    state = weights(run_dir)
+    means = [value for name, value in state.items() if name.endswith("running_mean")]
+    assert means
+    assert all(torch.equal(mean, torch.zeros_like(mean)) for mean in means)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_how_to_go_on(
+    tiny_index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    whole = run(recipe(tiny_index, tmp_path / "whole"))
+    settings = recipe(tiny_index, tmp_path / "run")
+    original = Trainer._step
+
+    def step(self: Trainer, batch: ClipBatch, at: int) -> dict[str, torch.Tensor]:
+        if at == 1:
+            os.kill(os.getpid(), number)
+        return original(self, batch, at)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", step)
+        with pytest.raises(Interrupted, match=r"stopped at step 2 of 6, .*start the same command"):
+            run(settings)
+    assert load_checkpoint(tmp_path / "run" / "last.pt")["state"]["step"] == 2
+    assert_same_weights(weights(run(settings)), weights(whole))
+
+
+def test_the_signal_handlers_are_given_back(tiny_control: Path) -> None:
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def broken_copy(index: Index, folder: Path, num_broken: int) -> Path:
+    """An index whose first training videos were overwritten after the scan."""
+    folder.mkdir()
+    rows = index.path.read_text(encoding="utf-8").splitlines()
+    for number in range(num_broken):
+        record = index.records[index.select("train")[number]]
+        bad = folder / f"bad{number}.mp4"
+        bad.write_bytes(b"not a video any more")
+        position = next(i for i, row in enumerate(rows) if row.startswith(_name(index, record)))
+        rows[position] = rows[position].replace(_name(index, record), str(bad), 1)
+    text = [
+        row if number == 0 or row.startswith("/") else f"{index.path.parent}/{row}"
+        for number, row in enumerate(rows)
+    ]
+    path = folder / "index.csv"
+    path.write_text("\n".join(text) + "\n", encoding="utf-8")
+    classes = index.path.with_suffix(".classes.txt").read_text(encoding="utf-8")
+    path.with_suffix(".classes.txt").write_text(classes, encoding="utf-8")
+    return path
+
+
+def _name(index: Index, record: Any) -> str:
+    return str(record.path.relative_to(index.path.parent.resolve()))
+
+
+def test_an_unreadable_video_is_dropped_and_counted(tiny_index: Index, tmp_path: Path) -> None:
+    path = broken_copy(tiny_index, tmp_path / "data", 1)
+    settings = recipe(path, tmp_path / "run")
+    settings["data"]["max_unreadable_pct"] = 5
+    outcome = train(as_config(settings), device="cpu", quiet=True)
+    assert outcome.num_unreadable == 1
+    assert outcome.steps == 6
+    (reason,) = load_checkpoint(tmp_path / "run" / "last.pt")["state"]["unreadable"].values()
+    assert "bad0.mp4" in reason
+
+
+def test_too_many_unreadable_videos_stop_the_run(tiny_index: Index, tmp_path: Path) -> None:
+    path = broken_copy(tiny_index, tmp_path / "data", 3)
+    settings = recipe(path, tmp_path / "run")
+    settings["data"]["max_unreadable_pct"] = 5
+    with pytest.raises(UserError, match=r"of 24 training videos cannot be read, .* limit"):
+        run(settings)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tiny_index: Index, tmp_path: Path) -> None:
+    settings = recipe(tiny_index, tmp_path / "run")
+    settings["train"]["optim"] = {"kind": "sgd", "lr": 1e30}
+    with pytest.raises(UserError, match=r"the loss is no number at step \d \(.*lower train"):
+        run(settings)
+
+
+def test_a_batch_must_be_shared_evenly(tiny_index: Index, tmp_path: Path) -> None:
+    settings = recipe(tiny_index, tmp_path / "run")
+    settings["train"]["accumulate"] = 3
+    with pytest.raises(ConfigError, match=r"batch_size 8 cannot be shared .* multiple of 3"):
+        run(settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_average_is_what_is_kept(whole_student: Path) -> None:
+    last, best = load_checkpoint(whole_student / "last.pt"), weights(whole_student, "best.pt")
+    if last["state"]["best"]["step"] == 6:
+        assert_same_weights(
+            {name: best[f"model.{name}"] for name in last["average"]}, last["average"]
+        )
+    assert any(not torch.equal(last["model"][n], v) for n, v in last["average"].items())
+
+
+def test_best_follows_validation(
+    tiny_index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three epochs that validate at 10, 30, 20 %: best.pt is the second's."""
+    from videokd import recipe as recipe_module
+
+    results = iter([(10.0, 2.0), (30.0, 2.0), (20.0, 1.0)])
+    monkeypatch.setattr(
+        recipe_module,
+        "_validation",
+        lambda *_: lambda _model: engine_train.Validation(*next(results)),
+    )
+    settings = recipe(tiny_index, tmp_path / "run")
+    settings["train"]["epochs"] = 3
+    outcome = train(as_config(settings), device="cpu", quiet=True)
+    assert outcome.best == {"step": 6, "top1_pct": 30.0, "cross_entropy": 2.0}
+    assert load_checkpoint(tmp_path / "run" / "best.pt")["state"]["step"] == 6
+
+
+def test_equal_accuracy_is_decided_by_cross_entropy() -> None:
+    one, other = engine_train.Validation(50.0, 1.2), engine_train.Validation(50.0, 1.1)
+    assert other.rank > one.rank
+    assert engine_train.Validation(51.0, 9.0).rank > other.rank
+
+
+def test_without_validation_videos_the_last_weights_are_best(
+    tiny_index: Index, tmp_path: Path
+) -> None:
+    settings = recipe(tiny_index, tmp_path / "run")
+    settings["data"]["val_split"] = None
+    run_dir = run(settings)
+    last, best = load_checkpoint(run_dir / "last.pt"), load_checkpoint(run_dir / "best.pt")
+    assert_same_weights(best["model"], last["model"])
+
+
+def test_control_and_student_start_equal(
+    tiny_index: Index, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    from videokd.recipe import create_model
+
+    one, _ = create_model(as_config(recipe(tiny_index, tmp_path / "a")), 12)
+    torch.rand(7)
+    other, _ = create_model(as_config(student_recipe(tiny_index, tmp_path / "b", tiny_teacher)), 12)
+    assert_same_weights(one.state_dict(), other.state_dict())
+    third, _ = create_model(as_config(recipe(tiny_index, tmp_path / "c", seed=4)), 12)
+    assert not torch.equal(next(iter(one.parameters())), next(iter(third.parameters())))
+
+
+def test_a_student_can_start_from_another_run(
+    tiny_index: Index, tiny_control: Path, tmp_path: Path
+) -> None:
+    from videokd.recipe import create_model
+
+    settings = recipe(tiny_index, tmp_path / "run", init={"weights": str(tiny_control)})
+    model, report = create_model(as_config(settings), 12)
+    assert report is not None
+    assert_same_weights(model.state_dict(), load_trained(tiny_control).model.state_dict())
+    settings["init"]["replace_head"] = True
+    fewer, _ = create_model(as_config(settings), 5)
+    assert [p.shape[0] for p in fewer.classifier_parameters()] == [5, 5]
+
+
+COMMAND = [sys.executable, "-m", "videokd", "train"]
+
+
+def start(recipe_path: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*COMMAND, str(recipe_path), "--device", "cpu", "--quiet"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_for_step(run_dir: Path, step: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        path = run_dir / "metrics.jsonl"
+        if path.exists() and any(row["step"] >= step for row in read_metrics(path)):
+            return
+        time.sleep(0.01)
+    assert process.poll() is None, process.communicate()
+
+
+@pytest.mark.slow
+def test_sigkill_anywhere_then_the_same_command_ends_in_the_same_bits(
+    tiny_index: Index, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    """The real thing: processes of their own, killed without warning at three places."""
+    whole, cut = (
+        student_recipe(tiny_index, tmp_path / name, tiny_teacher) for name in ("whole", "cut")
+    )
+    paths = []
+    for settings in (whole, cut):
+        settings["train"] |= {"epochs": 6, "checkpoint_every_steps": 4}
+        settings["data"]["num_workers"] = 1
+        path = Path(settings["output_dir"] + ".yaml")
+        path.write_text(dump_yaml(as_config(settings)), encoding="utf-8")
+        paths.append(path)
+    process = start(paths[0])
+    assert process.wait(timeout=240) == 0, process.communicate()
+    for step in (2, 7, 13):
+        process = start(paths[1])
+        wait_for_step(tmp_path / "cut", step, process)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(timeout=60) == -signal.SIGKILL
+    process = start(paths[1])
+    assert process.wait(timeout=240) == 0, process.communicate()
+    assert_same_weights(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+    assert_same_weights(
+        weights(tmp_path / "cut", "best.pt"), weights(tmp_path / "whole", "best.pt")
+    )
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    assert not [path for path in (tmp_path / "cut").iterdir() if path.suffix == ".part"]
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_same_steps_as_one(
+    tiny_index: Index, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    """The same recipe under torchrun with gloo: same losses, same weights up to rounding."""
+    runs = []
+    for name in ("one", "two"):
+        settings = student_recipe(tiny_index, tmp_path / name, tiny_teacher)
+        settings["model"] = student_settings(dropout=0.0)
+        settings["train"] |= {"freeze_batch_norm": True}
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(dump_yaml(as_config(settings)), encoding="utf-8")
+        runs.append(path)
+    process = start(runs[0])
+    assert process.wait(timeout=240) == 0, process.communicate()
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*launcher, "-m", "videokd", "train", str(runs[1]), "--device", "cpu", "--quiet"],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "MASTER_PORT": "29517"},
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
+    assert [row["step"] for row in two] == [row["step"] for row in one]
+    for ours, theirs in zip(two, one, strict=True):
+        if "val_top1_pct" in theirs:
+            assert ours["val_top1_pct"] == theirs["val_top1_pct"]
+            assert ours["val_cross_entropy"] == pytest.approx(theirs["val_cross_entropy"], rel=1e-4)
+        else:
+            assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+    alone, together = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name in alone:
+        torch.testing.assert_close(together[name], alone[name], rtol=1e-3, atol=1e-4)
+
+
+def test_metrics_are_json_lines(tiny_control: Path) -> None:
+    for line in (tiny_control / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        assert isinstance(json.loads(line)["step"], int)

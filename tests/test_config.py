@@ -1,0 +1,152 @@
+"""Recipes as YAML: composition, overrides, and errors that name the place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field
+
+from videokd.config import (
+    Config,
+    config_digest,
+    did_you_mean,
+    dump_yaml,
+    load_config,
+    parse_config,
+    read_yaml,
+)
+from videokd.errors import ConfigError
+
+
+class Adam(Config):
+    kind: Literal["adam"] = "adam"
+    lr: float = Field(gt=0)
+
+
+class Sgd(Config):
+    kind: Literal["sgd"] = "sgd"
+    lr: float = Field(gt=0)
+    momentum: float = 0.9
+
+
+class Train(Config):
+    optim: Annotated[Adam | Sgd, Field(discriminator="kind")]
+    epochs: int = 1
+    terms: dict[str, Sgd] = Field(default_factory=dict)
+    lists: tuple[Sgd, ...] = ()
+    maybe: Sgd | None = None
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_numbers_in_scientific_notation_are_numbers(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.yaml", "optim: {kind: adam, lr: 1e-3}\n")
+    assert load_config(Train, path).optim == Adam(lr=0.001)
+
+
+def test_bases_lie_below_and_overrides_above(tmp_path: Path) -> None:
+    write(tmp_path / "a.yaml", "optim: {kind: sgd, lr: 1.0, momentum: 0.5}\nepochs: 3\n")
+    write(tmp_path / "b.yaml", "epochs: 4\n")
+    path = write(tmp_path / "r.yaml", "base: [a.yaml, b.yaml]\noptim: {lr: 2.0}\n")
+    assert load_config(Train, path) == Train(optim=Sgd(lr=2.0, momentum=0.5), epochs=4)
+    changed = load_config(Train, path, ["optim.momentum=0", "epochs=7"])
+    assert changed == Train(optim=Sgd(lr=2.0, momentum=0.0), epochs=7)
+
+
+def test_a_circle_of_bases_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "a.yaml", "base: b.yaml\n")
+    write(tmp_path / "b.yaml", "base: a.yaml\n")
+    with pytest.raises(ConfigError, match=r"a\.yaml: recipes name each other .* in a circle"):
+        read_yaml(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optim: {kind: adam, lrr: 1}\n", r"unknown key 'optim\.lrr'; did you mean 'lr'\?"),
+        ("optim: {kind: adam, lr: 1}\nepoch: 2\n", r"unknown key 'epoch'; did you mean 'epochs'"),
+        ("optim: {kind: adam, lr: 1, momentum: 1}\n", r"unknown key 'optim\.momentum'; known: "),
+        ("optim: {kind: sgd, lr: -1}\n", r"optim\.lr: Input should be greater than 0 \(given -1\)"),
+        ("optim: {kind: adamw, lr: 1}\n", r"optim\.kind: 'adamw' is not known; allowed: 'adam'"),
+        ("optim: {lr: 1}\n", r"optim\.kind: it is missing"),
+        ("optim: {kind: sgd}\n", r"optim\.lr: a value is required"),
+        (
+            "optim: {kind: sgd, lr: 1}\nterms: {soft: {lr: 1, momentun: 2}}\n",
+            r"unknown key 'terms\.soft\.momentun'; did you mean 'momentum'",
+        ),
+        (
+            "optim: {kind: sgd, lr: 1}\nlists: [{lr: 1}, {lr: 1, momentun: 2}]\n",
+            r"unknown key 'lists\.1\.momentun'; did you mean 'momentum'",
+        ),
+        (
+            "optim: {kind: sgd, lr: 1}\nmaybe: {lr: one}\n",
+            r"maybe\.lr: Input should be a valid number",
+        ),
+        (
+            "optim: {kind: sgd, lr: 1}\nepochs: ${optim.lr}\n",
+            r"epochs: '\$\{optim\.lr\}' looks like",
+        ),
+        ("optim: {kind: sgd, lr: .inf}\n", r"optim\.lr: Input should be a finite number"),
+        ("- 1\n", r"a recipe is a mapping"),
+        ("a: [1\n", r"not readable as YAML"),
+        ("a: !!python/object/apply:os.system ['true']\n", r"not readable as YAML"),
+    ],
+)
+def test_one_plain_line_with_the_dotted_path(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path / "r.yaml", text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(Train, path)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("override", ["epochs", "=3"])
+def test_an_override_has_a_key_and_a_value(tmp_path: Path, override: str) -> None:
+    path = write(tmp_path / "r.yaml", "optim: {kind: sgd, lr: 1}\n")
+    with pytest.raises(ConfigError, match="not of the form key=value"):
+        load_config(Train, path, [override])
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no\.yaml: no such recipe file"):
+        read_yaml(tmp_path / "no.yaml")
+
+
+def test_dumped_yaml_reads_back_the_same(tmp_path: Path) -> None:
+    config = Train(optim=Sgd(lr=1e-5), terms={"a": Sgd(lr=3)}, lists=(Sgd(lr=1),))
+    path = write(tmp_path / "r.yaml", dump_yaml(config))
+    assert load_config(Train, path) == config
+
+
+def test_digest_changes_with_any_setting() -> None:
+    one = Train(optim=Sgd(lr=1))
+    assert config_digest(one) == config_digest(Train(optim=Sgd(lr=1)))
+    assert config_digest(one) != config_digest(Train(optim=Sgd(lr=1, momentum=0.8)))
+
+
+def test_settings_are_frozen() -> None:
+    config = Sgd(lr=1)
+    with pytest.raises(ValueError, match="frozen"):
+        config.lr = 2  # type: ignore[misc]
+
+
+def test_parse_names_its_source() -> None:
+    with pytest.raises(ConfigError, match=r"^eval: lr: "):
+        parse_config(Sgd, {"lr": 0}, source="eval")
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "expected"),
+    [
+        ("weigth", ["weight", "height"], "did you mean 'weight'?"),
+        ("zzz", ["b", "a"], "known: a, b"),
+        ("zzz", [], "nothing is allowed here"),
+    ],
+)
+def test_did_you_mean(name: str, known: list[str], expected: str) -> None:
+    assert did_you_mean(name, known) == expected

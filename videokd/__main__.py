@@ -1,0 +1,5 @@
+"""`python -m videokd` is the `videokd` command."""
+
+from videokd.cli import main
+
+main()

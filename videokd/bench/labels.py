@@ -1,0 +1,97 @@
+"""Where names go in a picture: beside their points, and not over one another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+_DISTANCES = (1.0, 2.2, 3.6, 5.2, 7.0)
+"""From the point to the nearest edge of its name, in units of `gap`."""
+_DIRECTIONS = 16
+_COVERED_WEIGHT = 4.0
+_OUTSIDE_WEIGHT = 6.0
+_DISTANCE_WEIGHT = 0.12
+
+
+class Box(NamedTuple):
+    """A rectangle in pixels; x grows to the right, y upwards."""
+
+    left: float
+    bottom: float
+    right: float
+    top: float
+
+    @property
+    def area(self) -> float:
+        """Square pixels."""
+        return max(0.0, self.right - self.left) * max(0.0, self.top - self.bottom)
+
+    def overlap(self, other: Box) -> float:
+        """Square pixels that both cover."""
+        return Box(
+            max(self.left, other.left),
+            max(self.bottom, other.bottom),
+            min(self.right, other.right),
+            min(self.top, other.top),
+        ).area
+
+    def grown(self, margin: float) -> Box:
+        """The same rectangle with `margin` px more on each side."""
+        return Box(self.left - margin, self.bottom - margin, self.right + margin, self.top + margin)
+
+
+def place_labels(
+    anchors: Sequence[tuple[float, float]],
+    sizes: Sequence[tuple[float, float]],
+    *,
+    inside: Box,
+    obstacles: Sequence[Box] = (),
+    gap: float = 8.0,
+) -> list[Box]:
+    """A place for each label beside its anchor, free of the others where there is room.
+
+    Each label in turn takes the candidate (directions around its anchor, near to far) that covers
+    least of the obstacles and of the labels before it, and leaves `inside` least.
+
+    Args:
+        anchors: (x, y) of each point, px.
+        sizes: (width, height) of each label, px.
+        inside: where labels should stay.
+        obstacles: what they should not cover.
+        gap: least distance between a point and its label, px.
+    """
+    placed: list[Box] = []
+    for anchor, size in zip(anchors, sizes, strict=True):
+        taken = [*obstacles, *(box.grown(2) for box in placed)]
+        candidates = list(_candidates(anchor, size, gap))
+        costs = [
+            _cost(box, distance, inside=inside, taken=taken, size=size)
+            for box, distance in candidates
+        ]
+        placed.append(candidates[costs.index(min(costs))][0])
+    return placed
+
+
+def _candidates(
+    anchor: tuple[float, float], size: tuple[float, float], gap: float
+) -> Iterator[tuple[Box, float]]:
+    """Boxes around the anchor, right of it first, each with its distance in gaps."""
+    width, height = size
+    for distance in _DISTANCES:
+        for step in range(_DIRECTIONS):
+            # 0, +1, -1, +2, ...: right, then a little above and below it, and so around.
+            turn = (step + 1) // 2 * (1 if step % 2 else -1)
+            angle = 2 * math.pi * turn / _DIRECTIONS
+            x = anchor[0] + math.cos(angle) * (distance * gap + width / 2)
+            y = anchor[1] + math.sin(angle) * (distance * gap + height / 2)
+            yield Box(x - width / 2, y - height / 2, x + width / 2, y + height / 2), distance
+
+
+def _cost(
+    box: Box, distance: float, *, inside: Box, taken: Sequence[Box], size: tuple[float, float]
+) -> float:
+    area = size[0] * size[1]
+    covered = sum(box.overlap(other) for other in taken) / area
+    outside = 1 - box.overlap(inside) / area
+    return _COVERED_WEIGHT * covered + _OUTSIDE_WEIGHT * outside + _DISTANCE_WEIGHT * (distance - 1)

@@ -1,0 +1,58 @@
+"""Losses on logits. Each returns one value a clip, [N], so that the caller decides who counts.
+
+They compute in the dtype of their inputs: call them in float32 or better.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+
+def cross_entropy(
+    logits: torch.Tensor, targets: torch.Tensor, *, label_smoothing: float = 0.0
+) -> torch.Tensor:
+    """Cross entropy with class probabilities: `-sum_k q_k log softmax(logits)_k`.
+
+    `q = (1 - label_smoothing) * targets + label_smoothing / K`, as `F.cross_entropy` smooths.
+
+    Args:
+        logits: [N, K].
+        targets: float [N, K], each row sums to 1 (one label, or several mixed). Rows with several
+            labels at 1 each are another loss's: under a softmax they cannot all be reached.
+        label_smoothing: share of each target spread evenly over the K classes, in [0, 1).
+
+    Returns:
+        [N].
+    """
+    _check_same_shape(logits, targets)
+    return F.cross_entropy(logits, targets, reduction="none", label_smoothing=label_smoothing)
+
+
+def soft_targets(
+    student_logits: torch.Tensor, teacher_logits: torch.Tensor, *, temperature: float
+) -> torch.Tensor:
+    """`T^2 * KL(softmax(teacher/T) || softmax(student/T))` (Hinton et al., 2015), both [N, K].
+
+    The factor T^2 keeps the size of the gradient when T changes. The mean of the result over N is
+    what PyTorch calls `batchmean`.
+
+    Returns:
+        [N], at least 0.
+    """
+    _check_same_shape(student_logits, teacher_logits)
+    student = F.log_softmax(student_logits / temperature, dim=1)
+    teacher = F.log_softmax(teacher_logits / temperature, dim=1)
+    divergence = F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=1)
+    return divergence * temperature**2
+
+
+def hard_targets(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of the student with the teacher's first class; both [N, K], returns [N]."""
+    _check_same_shape(student_logits, teacher_logits)
+    return F.cross_entropy(student_logits, teacher_logits.argmax(dim=1), reduction="none")
+
+
+def _check_same_shape(left: torch.Tensor, right: torch.Tensor) -> None:
+    if left.ndim != 2 or left.shape != right.shape:
+        raise ValueError(f"both must be [N, K], not {list(left.shape)} and {list(right.shape)}")

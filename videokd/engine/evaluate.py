@@ -1,0 +1,114 @@
+"""Evaluation: the mean softmax over the views of a video, every video exactly once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from pydantic import Field
+from torch.nn import functional as F
+
+from videokd.config import Config
+from videokd.data.loading import EvalLoader, clip_tensor
+from videokd.models.video_model import VideoModel
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+class EvalConfig(Config):
+    """The views of a video: clips spread over its length times crops along its longer side."""
+
+    num_clips: int = Field(1, ge=1)
+    """Clips a video, from its beginning to its end."""
+    num_crops: Literal[1, 3] = 1
+    """1: the centre; 3: left, centre, right (or top, centre, bottom)."""
+    batch_size: int = Field(16, ge=1)
+    """Videos decoded and shown to the network at a time, per process."""
+
+    @property
+    def num_views(self) -> int:
+        """V, views a video."""
+        return self.num_clips * self.num_crops
+
+
+@dataclass(frozen=True)
+class VideoScores:
+    """One row a video, in the order of the index."""
+
+    video_ids: torch.Tensor
+    """int64 [M]."""
+    probabilities: torch.Tensor
+    """float32 [M, K], the mean over views of softmax(logits)."""
+    targets: torch.Tensor
+    """float32 [M, K]."""
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """int64 [M], the class of each video."""
+        return self.targets.argmax(1)
+
+    @property
+    def top1_pct(self) -> float:
+        """Share of videos whose most probable class is theirs."""
+        return 100 * float((self.probabilities.argmax(1) == self.labels).double().mean())
+
+    @property
+    def cross_entropy(self) -> float:
+        """Mean negative log-likelihood of the true class."""
+        logs = self.probabilities.double().clamp_min(1e-12).log()
+        return float(F.nll_loss(logs, self.labels))
+
+
+@torch.no_grad()
+def score_videos(
+    fabric: Fabric,
+    model: VideoModel,
+    loader: EvalLoader,
+    *,
+    on_progress: Callable[[int, int, str], None] | None = None,
+) -> VideoScores:
+    """Run `model` over all videos of `loader`; under several processes each does its share.
+
+    The model is put in eval mode and given back in the mode it was in.
+
+    Raises:
+        UnreadableVideo: a video that does not decode stops an evaluation.
+    """
+    was_training = model.training
+    model.eval()
+    rows: list[tuple[torch.Tensor, ...]] = []
+    done = 0
+    try:
+        for batch in loader:
+            frames = batch.frames["student"]
+            seconds = batch.frame_seconds["student"].flatten(0, 1).to(fabric.device)
+            with fabric.autocast():
+                output = model(clip_tensor(frames.to(fabric.device)), seconds)
+            views = output.logits.float().softmax(-1).unflatten(0, frames.shape[:2])
+            rows.append((batch.video_ids, views.mean(1).cpu(), batch.targets))
+            done += batch.num_videos
+            if on_progress is not None:
+                on_progress(min(done * fabric.world_size, loader.num_videos), loader.num_videos, "")
+    finally:
+        model.train(was_training)
+    return _in_order(_from_all_processes(fabric, rows))
+
+
+def _from_all_processes(
+    fabric: Fabric, rows: list[tuple[torch.Tensor, ...]]
+) -> list[tuple[torch.Tensor, ...]]:
+    if fabric.world_size == 1:
+        return rows
+    gathered: list[list[tuple[torch.Tensor, ...]] | None] = [None] * fabric.world_size
+    torch.distributed.all_gather_object(gathered, rows)
+    return [row for part in gathered if part is not None for row in part]
+
+
+def _in_order(rows: list[tuple[torch.Tensor, ...]]) -> VideoScores:
+    video_ids, probabilities, targets = (torch.cat(column) for column in zip(*rows, strict=True))
+    order = video_ids.argsort()
+    assert len(video_ids.unique()) == len(video_ids), "a video was evaluated twice"
+    return VideoScores(video_ids[order], probabilities[order], targets[order])

@@ -1,0 +1,477 @@
+"""`VideoModel`: any network behind one interface, with taps declared by their geometry.
+
+Letters: **N** clips, **T** frames, **S** crop side (px), **K** classes, **D** pooled features,
+**C t h w** a tap's channels, steps in time and cells in space.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from videokd.config import Config, did_you_mean
+from videokd.errors import ConfigError
+from videokd.types import InputSpec, ModelOutput, TapOutput, TapShape
+
+Layout = Literal["NCTHW", "NTCHW_flat", "NLC"]
+
+
+class Tap(Config):
+    """A named point in a network whose output is kept, and how its axes lie."""
+
+    name: str = Field(min_length=1)
+    """What losses and logs call it."""
+    module: str = Field(min_length=1)
+    """Dotted path of the module in the network, as `named_modules` spells it."""
+    output: int | None = Field(default=None, ge=0)
+    """Which one, where the module returns several tensors."""
+    layout: Layout = "NCTHW"
+    """`NCTHW`: [N,C,t,h,w]. `NTCHW_flat`: a 2D network run on N*T frames, [N*T,C,h,w]. `NLC`:
+    tokens, [N,t*h*w,C] or [N*t,h*w,C], which need `grid`."""
+    pathway: int | None = Field(default=None, ge=0)
+    """Whose frames it sees, where a network has several pathways (SlowFast: 0 slow, 1 fast)."""
+    grid: tuple[int, int, int] | None = None
+    """(t, h, w) of the tokens; for `NLC` only."""
+    num_prefix_tokens: int = Field(default=0, ge=0)
+    """Tokens ahead of the grid that are dropped (a class token); for `NLC` only."""
+
+    @model_validator(mode="after")
+    def _grid_for_tokens(self) -> Tap:
+        if (self.layout == "NLC") != (self.grid is not None):
+            raise ValueError(
+                f"tap {self.name!r}: layout NLC needs grid: [t, h, w], other layouts have none"
+            )
+        return self
+
+
+class NetworkParts(NamedTuple):
+    """A bare network and what `VideoModel` has to know of it."""
+
+    network: nn.Module
+    classifier: str
+    """Dotted path of the final linear layer."""
+    taps: tuple[Tap, ...]
+    """The family's own, by their usual names."""
+    attention: str | None = None
+    """Dotted path of the module that returns [N,t] weights over time, if there is one."""
+
+
+class VideoModel(nn.Module):
+    """A network that takes clips in [0, 1], normalises them itself and returns a `ModelOutput`.
+
+    Taps are taken by forward hooks that are set here, once, at the moment they fire. A dry forward
+    of a weightless twin on the meta device finds every fault of a tap before any work starts; it
+    touches no weight, buffer or random state of the network.
+
+    Args:
+        network: takes [N,3,T,S,S] and returns logits [N,K]. With several pathways it offers
+            `pathway_frame_ids(pathway) -> Sequence[int]`.
+        spec: the input that it was made for.
+        num_classes: K.
+        classifier: dotted path of the final linear layer; what enters it is `pooled`.
+        taps: points whose features are returned.
+        attention: dotted path of a module whose output is [N,t], weights over time.
+
+    Raises:
+        ConfigError: for an unknown module, one that fires other than once, a tap overwritten in
+            place later, an output of another rank than its layout says, two taps of one name, and
+            for a clip size or number of classes that the network does not take.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        spec: InputSpec,
+        num_classes: int,
+        classifier: str,
+        taps: Sequence[Tap] = (),
+        attention: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.spec = spec
+        self.num_classes = num_classes
+        self.classifier = classifier
+        self.taps = tuple(taps)
+        self.attention = attention
+        # Not persistent: the checkpoint holds the InputSpec itself.
+        self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1, 1), persistent=False)
+        _refuse_same_names(self.taps)
+        self._tap_catches = {tap.name: self._hook_tap(tap) for tap in self.taps}
+        self._pooled_catch = self._hook_classifier()
+        self._attention_catch = self._hook_attention()
+        self._pathway_ids = {tap.name: _pathway_ids(network, tap) for tap in self.taps}
+        self.tap_shapes: dict[str, TapShape] = {}
+        self.pooled_dim = 0
+        self._learn_shapes()
+
+    def forward(self, clips: Tensor, frame_seconds: Tensor | None = None) -> ModelOutput:
+        """Run N clips.
+
+        Args:
+            clips: float [N,3,T,S,S], RGB in [0, 1].
+            frame_seconds: [N,T], when each frame is presented; None counts frames as seconds.
+
+        Returns:
+            logits [N,K]; pooled [N,D], the mean over any further positions that the classifier
+            saw; taps as [N,C,t,h,w] with the seconds of their t steps; attention [N,t] or None.
+        """
+        frame_seconds = _checked_seconds(clips, frame_seconds)
+        catches = self._catches()
+        for catch in catches:
+            catch.open()
+        try:
+            logits = self._run(clips)
+            return self._collect(logits, frame_seconds)
+        finally:
+            for catch in catches:
+                catch.close()
+
+    def without_taps(self) -> VideoModel:
+        """A copy that keeps no taps: what is deployed, timed and counted."""
+        bare = copy.deepcopy(self)
+        bare.keep_taps(())
+        return bare
+
+    def keep_taps(self, names: Collection[str]) -> None:
+        """Drop all taps but these; what no loss compares need not be kept through a forward."""
+        for name in names:
+            if name not in self._tap_catches:
+                raise ConfigError(
+                    f"no tap is named {name!r}; {did_you_mean(name, list(self._tap_catches))}"
+                )
+        for name in set(self._tap_catches) - set(names):
+            self._tap_catches.pop(name).remove()
+        self.taps = tuple(tap for tap in self.taps if tap.name in self._tap_catches)
+        # A new dict: others may hold the old one.
+        self.tap_shapes = {tap.name: self.tap_shapes[tap.name] for tap in self.taps}
+
+    def classifier_parameters(self) -> Iterator[nn.Parameter]:
+        """Weights of the final linear layer: what a new set of classes replaces."""
+        return self.network.get_submodule(self.classifier).parameters()
+
+    def _run(self, clips: Tensor) -> Tensor:
+        # The buffers follow the weights to another dtype; the clips follow the buffers.
+        return self.network((clips.to(self.mean.dtype) - self.mean) / self.std)
+
+    def _collect(self, logits: Tensor, frame_seconds: Tensor) -> ModelOutput:
+        num_clips = logits.shape[0]
+        taps: dict[str, TapOutput] = {}
+        for tap in self.taps:
+            features = _as_ncthw(self._tap_catches[tap.name].tensor, tap, num_clips)
+            seconds = frame_seconds
+            if (ids := self._pathway_ids[tap.name]) is not None:
+                seconds = frame_seconds[:, ids]
+            taps[tap.name] = TapOutput(features, step_seconds(seconds, features.shape[2]))
+        attention = self._attention_catch.tensor if self._attention_catch else None
+        seen = self._pooled_catch.tensor
+        return ModelOutput(
+            logits=logits,
+            pooled=seen.reshape(num_clips, -1, seen.shape[-1]).mean(1),
+            taps=taps,
+            attention=attention,
+            attention_seconds=(
+                None if attention is None else step_seconds(frame_seconds, attention.shape[1])
+            ),
+        )
+
+    def _catches(self) -> list[_Catch]:
+        always = [self._pooled_catch, *([self._attention_catch] if self._attention_catch else [])]
+        return [*always, *self._tap_catches.values()]
+
+    def _hook_tap(self, tap: Tap) -> _Catch:
+        module = _module_at(self.network, tap.module, what=f"tap {tap.name!r}")
+        return _Catch(f"tap {tap.name!r} ({tap.module})", tap.output).hook_output_of(module)
+
+    def _hook_classifier(self) -> _Catch:
+        module = _module_at(self.network, self.classifier, what="classifier")
+        if not isinstance(module, nn.Linear):
+            raise ConfigError(
+                f"classifier {self.classifier!r} is a {type(module).__name__}; "
+                "name the final nn.Linear of the network"
+            )
+        return _Catch(f"classifier ({self.classifier})").hook_input_of(module)
+
+    def _hook_attention(self) -> _Catch | None:
+        if self.attention is None:
+            return None
+        module = _module_at(self.network, self.attention, what="attention")
+        return _Catch(f"attention ({self.attention})").hook_output_of(module)
+
+    @torch.inference_mode(False)  # inference tensors do not count their versions
+    def _learn_shapes(self) -> None:
+        """The dry forward, in eval and in training mode: in-place faults may hide in either."""
+        twin = _meta_twin(self)
+        num_clips, num_frames, side = 2, self.spec.num_frames, self.spec.crop_px
+        for training in (False, True):
+            twin.train(training)
+            catches = twin._catches()
+            for catch in catches:
+                catch.open()
+            clips = torch.zeros(num_clips, 3, num_frames, side, side, device="meta")
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                logits = _run_dry(twin, clips)
+            for catch in catches:
+                catch.refuse_faults()
+            _check_logits(logits, num_clips, self.num_classes)
+            self._check_attention(twin, num_clips)
+            for tap in self.taps:
+                features = _as_ncthw(twin._tap_catches[tap.name].tensor, tap, num_clips)
+                self.tap_shapes[tap.name] = TapShape(*features.shape[1:])
+            self.pooled_dim = int(twin._pooled_catch.tensor.shape[-1])
+
+    def _check_attention(self, twin: VideoModel, num_clips: int) -> None:
+        if twin._attention_catch is None:
+            return
+        shape = list(twin._attention_catch.tensor.shape)
+        if len(shape) != 2 or shape[0] != num_clips:
+            raise ConfigError(
+                f"attention ({self.attention}) returns {shape}; weights over time are [N,t]"
+            )
+
+
+class Frozen(nn.Module):
+    """A teacher: in eval mode whatever the caller does, without gradients, under `no_grad`.
+
+    `no_grad` rather than `inference_mode`, whose outputs a hint cannot differentiate against.
+    """
+
+    def __init__(self, model: VideoModel) -> None:
+        super().__init__()
+        self.model = model.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Frozen:  # noqa: ARG002 - a frozen model never trains
+        """Stay in eval mode, also when a parent is put into training mode."""
+        super().train(False)
+        return self
+
+    @torch.no_grad()
+    def forward(self, clips: Tensor, frame_seconds: Tensor | None = None) -> ModelOutput:
+        """As `VideoModel.forward`; nothing in the result requires a gradient."""
+        return self.model(clips, frame_seconds)
+
+    @property
+    def spec(self) -> InputSpec:
+        """The input that the model was made for."""
+        return self.model.spec
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return self.model.num_classes
+
+    @property
+    def tap_shapes(self) -> dict[str, TapShape]:
+        """Tap name -> (C, t, h, w)."""
+        return self.model.tap_shapes
+
+    @property
+    def pooled_dim(self) -> int:
+        """D."""
+        return self.model.pooled_dim
+
+
+def step_seconds(frame_seconds: Tensor, num_steps: int) -> Tensor:
+    """When `num_steps` steps happened: [N,T] -> float32 [N,t], the mean over each step's frames.
+
+    Step k stands for the frames [floor(k*T/t), ceil((k+1)*T/t)), as adaptive average pooling has
+    it. Strides in time keep to that up to half a frame.
+    """
+    return F.adaptive_avg_pool1d(frame_seconds.float().unsqueeze(1), num_steps).squeeze(1)
+
+
+class _Catch:
+    """Keeps what passes one module during one forward.
+
+    An object with bound methods for hooks, not a closure: a deep copy of the model (an average of
+    weights, a twin) then catches into its own store, not into the original's.
+    """
+
+    def __init__(self, label: str, output: int | None = None) -> None:
+        self.label = label
+        self._output = output
+        self._is_open = False
+        self._caught: list[tuple[Any, int]] = []
+        self._handle: torch.utils.hooks.RemovableHandle | None = None
+
+    def hook_output_of(self, module: nn.Module) -> _Catch:
+        self._handle = module.register_forward_hook(self._take_output)
+        return self
+
+    def hook_input_of(self, module: nn.Module) -> _Catch:
+        self._handle = module.register_forward_pre_hook(self._take_input)
+        return self
+
+    def remove(self) -> None:
+        if self._handle is not None:
+            self._handle.remove()
+
+    def open(self) -> None:
+        self._caught.clear()
+        self._is_open = True
+
+    def close(self) -> None:
+        """Outside a forward nothing is caught (recomputation in backward) and nothing is held."""
+        self._caught.clear()
+        self._is_open = False
+
+    @property
+    def tensor(self) -> Tensor:
+        return self._caught[0][0]
+
+    def refuse_faults(self) -> None:
+        """For the dry forward: `ConfigError` unless one tensor was caught and left as it was."""
+        if len(self._caught) != 1:
+            raise ConfigError(
+                f"{self.label} fires {len(self._caught)} times in a forward; "
+                "name a module that runs exactly once"
+            )
+        value, version = self._caught[0]
+        if not isinstance(value, Tensor):
+            raise ConfigError(
+                f"{self.label} gives {_describe(value)}, not one tensor; say which with `output`"
+            )
+        if value._version != version:
+            raise ConfigError(
+                f"{self.label} is overwritten in place after it fires; "
+                "name the module that overwrites it, or one further on"
+            )
+
+    def _take_output(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        if self._is_open:
+            self._keep(output)
+
+    def _take_input(self, _module: nn.Module, inputs: Any) -> None:
+        if self._is_open:
+            self._keep(inputs[0])
+
+    def _keep(self, value: Any) -> None:
+        # Now, not after the forward: SlowFast's stages hand on one list and replace its entries.
+        if self._output is not None:
+            if not isinstance(value, (list, tuple)) or self._output >= len(value):
+                raise ConfigError(f"{self.label} has no output {self._output}: {_describe(value)}")
+            value = value[self._output]
+        # Only the dry forward compares versions; inference tensors do not have any.
+        on_meta = isinstance(value, Tensor) and value.is_meta and not value.is_inference()
+        self._caught.append((value, value._version if on_meta else 0))
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor {list(value.shape)}"
+    if isinstance(value, (list, tuple)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"a {type(value).__name__}"
+
+
+def _module_at(network: nn.Module, path: str, *, what: str) -> nn.Module:
+    modules = dict(network.named_modules())
+    if path not in modules or not path:
+        known = [name for name in modules if name]
+        # Every name of a deep network is no help: without a near one, show the first level.
+        hint = did_you_mean(path, known)
+        if not hint.startswith("did you mean"):
+            hint = did_you_mean(path, [name for name, _ in network.named_children()])
+        raise ConfigError(f"{what}: the network has no module {path!r}; {hint}")
+    return modules[path]
+
+
+def _refuse_same_names(taps: Sequence[Tap]) -> None:
+    names = [tap.name for tap in taps]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{names.count(name)} taps are named {name!r}; give each its own")
+
+
+def _pathway_ids(network: nn.Module, tap: Tap) -> list[int] | None:
+    """The positions of the T frames that the tap's pathway sees; None for all of them."""
+    if tap.pathway is None:
+        return None
+    frame_ids = getattr(network, "pathway_frame_ids", None)
+    if frame_ids is None:
+        raise ConfigError(
+            f"tap {tap.name!r} names pathway {tap.pathway}, but a {type(network).__name__} has "
+            "no pathways; leave it out"
+        )
+    return list(frame_ids(tap.pathway))
+
+
+def _as_ncthw(features: Tensor, tap: Tap, num_clips: int) -> Tensor:
+    """Any layout as [N,C,t,h,w]; `ConfigError` where the rank or the token count is another."""
+    rank = {"NCTHW": 5, "NTCHW_flat": 4, "NLC": 3}[tap.layout]
+    if features.ndim != rank or features.shape[0] % num_clips:
+        raise ConfigError(
+            f"tap {tap.name!r} ({tap.module}) gives {list(features.shape)} for {num_clips} clips; "
+            f"layout {tap.layout} has rank {rank}"
+        )
+    if tap.layout == "NCTHW":
+        return features
+    if tap.layout == "NTCHW_flat":
+        return features.unflatten(0, (num_clips, -1)).transpose(1, 2)
+    assert tap.grid is not None
+    tokens = features[:, tap.num_prefix_tokens :]
+    num_tokens = tokens.shape[0] * tokens.shape[1] // num_clips
+    if num_tokens != tap.grid[0] * tap.grid[1] * tap.grid[2]:
+        raise ConfigError(
+            f"tap {tap.name!r} ({tap.module}) has {num_tokens} tokens a clip after "
+            f"{tap.num_prefix_tokens} prefix tokens; grid {list(tap.grid)} holds another number"
+        )
+    return tokens.reshape(num_clips, *tap.grid, tokens.shape[-1]).permute(0, 4, 1, 2, 3)
+
+
+def _checked_seconds(clips: Tensor, frame_seconds: Tensor | None) -> Tensor:
+    if clips.ndim != 5 or clips.shape[1] != 3 or not clips.is_floating_point():
+        raise ValueError(f"clips must be float [N,3,T,S,S], not {clips.dtype} {list(clips.shape)}")
+    num_clips, num_frames = clips.shape[0], clips.shape[2]
+    if frame_seconds is None:
+        frames = torch.arange(num_frames, dtype=torch.float32, device=clips.device)
+        return frames.expand(num_clips, num_frames)
+    if frame_seconds.shape != (num_clips, num_frames):
+        raise ValueError(
+            f"frame_seconds must be {[num_clips, num_frames]} as the clips, "
+            f"not {list(frame_seconds.shape)}"
+        )
+    return frame_seconds
+
+
+def _meta_twin(model: VideoModel) -> VideoModel:
+    """A copy without storage: each weight and buffer is replaced by one on the meta device."""
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = buffer.detach().to("meta")
+    return copy.deepcopy(model, memo)
+
+
+def _run_dry(twin: VideoModel, clips: Tensor) -> Tensor:
+    try:
+        return twin._run(clips)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever a network of any origin says to a clip it cannot take
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        size = "x".join(str(n) for n in clips.shape[2:])
+        raise ConfigError(
+            f"the network does not take clips of {size} (frames x px x px): {first_line}"
+        ) from error
+
+
+def _check_logits(logits: Any, num_clips: int, num_classes: int) -> None:
+    if not isinstance(logits, Tensor) or logits.shape != (num_clips, num_classes):
+        raise ConfigError(
+            f"the network returns {_describe(logits)} for {num_clips} clips; "
+            f"logits of {num_classes} classes are {[num_clips, num_classes]}"
+        )

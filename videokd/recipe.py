@@ -1,0 +1,333 @@
+"""The recipe of a run, and `build()`: the one place where names in a recipe meet code.
+
+Below this file every object takes plain arguments; above it, everything has a `RunConfig`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+
+from videokd.checkpoint import load_checkpoint, load_state_dict
+from videokd.config import Config, load_config, parse_config
+from videokd.data.index import Index, read_index
+from videokd.data.loading import DataConfig, EvalLoader, TrainLoader
+from videokd.data.sampling import SameFrames, TeacherView
+from videokd.distill.objective import Objective, ObjectiveConfig
+from videokd.engine.evaluate import EvalConfig, score_videos
+from videokd.engine.train import BEST, TrainConfig, Trainer, Validation
+from videokd.errors import ConfigError, UserError
+from videokd.models.video_model import Frozen, VideoModel
+from videokd.models.weights import LoadReport, load_weights
+from videokd.models.zoo import ModelConfig, create_video_model
+from videokd.types import ClassNames, InputSpec
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+Role = Literal["teacher", "control", "student", "no_temporal"]
+Device = Literal["auto", "cpu", "cuda"]
+
+_SEED_OF_WEIGHTS = 1
+_SEED_OF_PROJECTIONS = 2
+
+
+class TeacherConfig(Config):
+    """The trained network whose outputs the student learns from."""
+
+    checkpoint: Path
+    """A run folder (its best.pt is taken) or a .pt file of ours."""
+    view: TeacherView = Field(default_factory=SameFrames)
+    """What the teacher sees of the student's video."""
+
+
+class InitConfig(Config):
+    """Where the trained network's first weights come from; without `weights` they are random."""
+
+    weights: Path | None = None
+    """A run folder, a checkpoint, or a bare state dict (.pt, .pth, .safetensors)."""
+    replace_head: bool = False
+    """Leave the classifier as initialised: needed when the classes are others."""
+    partial: bool = False
+    """Go on where some weights are missing or left over; they are listed either way."""
+
+
+class RunConfig(Config):
+    """One training run: a teacher, a control or a distilled student."""
+
+    role: Role
+    """What the run is in a comparison; reports colour and order by it."""
+    seed: int = Field(0, ge=0)
+    """Decides everything that chance decides."""
+    data: DataConfig
+    model: ModelConfig
+    """The network that this run trains."""
+    init: InitConfig = Field(default_factory=InitConfig)
+    teacher: TeacherConfig | None = None
+    """Needed by distillation terms; without it the run is plain training."""
+    objective: ObjectiveConfig
+    train: TrainConfig
+    eval: EvalConfig = Field(default_factory=EvalConfig)
+    output_dir: Path
+    """The run folder; relative paths start at the current directory."""
+
+    @model_validator(mode="after")
+    def _teacher_is_used(self) -> RunConfig:
+        if self.objective.needs_teacher and self.teacher is None:
+            raise ValueError(
+                "objective has distillation terms, but there is no teacher; give teacher.checkpoint"
+            )
+        if self.teacher is not None and not self.objective.needs_teacher:
+            raise ValueError("a teacher is given, but no term of objective uses it; remove one")
+        return self
+
+
+def load_recipe(path: Path | str, overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:
+    """Read and check a recipe file, with `key.sub=value` overrides over it."""
+    return load_config(RunConfig, path, overrides)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network with all that is needed to use it."""
+
+    model: VideoModel
+    classes: ClassNames
+    config: RunConfig
+    """The recipe that it was trained by."""
+    path: Path
+    """The checkpoint."""
+    state: dict[str, Any]
+    """What its training had come to: step, best, unreadable, seconds."""
+
+    @property
+    def name(self) -> str:
+        """The run folder's."""
+        return self.path.resolve().parent.name
+
+
+def load_trained(path: Path | str) -> Trained:
+    """The network of a run folder (its best.pt) or of a checkpoint, on the CPU, in eval mode."""
+    file = checkpoint_file(Path(path))
+    content = load_checkpoint(file)
+    config = parse_config(RunConfig, content["recipe"], source=f"{file}: the recipe inside")
+    classes = ClassNames(content["class_names"])
+    model = create_video_model(without_pretraining(config.model), num_classes=len(classes))
+    load_weights(
+        model.network,
+        content["model"],
+        replace_head=False,
+        classifier=model.classifier,
+        source=str(file),
+    )
+    return Trained(model.eval(), classes, config, file, content["state"])
+
+
+def checkpoint_file(path: Path) -> Path:
+    """The file meant by a run folder (its best.pt) or by a file."""
+    if path.is_dir():
+        file = path / BEST
+        if not file.is_file():
+            raise UserError(f"{path}: holds no {BEST}; train it first, or give another run folder")
+        return file
+    return path
+
+
+def without_pretraining(config: Any) -> Any:
+    """The same network without fetching ImageNet weights, for when others follow anyway."""
+    if getattr(config, "pretrained", False):
+        return config.model_copy(update={"pretrained": False})
+    return config
+
+
+def create_model(config: RunConfig, num_classes: int) -> tuple[VideoModel, LoadReport | None]:
+    """The network to train with its first weights, and what was matched if some were loaded.
+
+    The first weights depend on the seed and the network alone, so a control and a student of one
+    seed start equal.
+    """
+    model_config = config.model
+    if config.init.weights is not None:
+        model_config = without_pretraining(model_config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_derived_seed(config.seed, _SEED_OF_WEIGHTS))
+        model = create_video_model(model_config, num_classes=num_classes)
+    if config.init.weights is None:
+        return model, None
+    file = checkpoint_file(config.init.weights)
+    report = load_weights(
+        model.network,
+        load_state_dict(file),
+        replace_head=config.init.replace_head,
+        classifier=model.classifier,
+        source=str(file),
+        allow_partial=config.init.partial,
+    )
+    return model, report
+
+
+@dataclass(frozen=True)
+class Built:
+    """A run, ready to go."""
+
+    trainer: Trainer
+    index: Index
+    load_report: LoadReport | None
+
+
+def build(
+    config: RunConfig, fabric: Fabric, *, on_init: Callable[[str], None] | None = None
+) -> Built:
+    """Turn a recipe into objects: index, networks, objective, loaders, trainer.
+
+    `on_init` is told what was loaded into the student.
+
+    Raises:
+        UserError: everything that can be known to be wrong before the first step.
+    """
+    index = read_index(config.data.index)
+    teacher = _load_teacher(config, index)
+    student, load_report = create_model(config, len(index.classes))
+    if load_report is not None and on_init is not None:
+        on_init(load_report.summary())
+    objective = Objective(
+        config.objective,
+        student_taps=student.tap_shapes,
+        teacher_taps=teacher.model.tap_shapes if teacher is not None else None,
+        seed=_derived_seed(config.seed, _SEED_OF_PROJECTIONS),
+    )
+    student.keep_taps(config.objective.student_taps)
+    if teacher is not None:
+        teacher.model.keep_taps(config.objective.teacher_taps)
+    loader = TrainLoader(
+        index,
+        config.data,
+        student=config.model.input,
+        teacher=teacher.model.spec if teacher is not None else None,
+        teacher_view=config.teacher.view if config.teacher is not None else None,
+        batch_size=share_of_batch(config.train, fabric.world_size),
+        seed=config.seed,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
+    trainer = Trainer(
+        fabric=fabric,
+        student=student,
+        teacher=Frozen(teacher.model) if teacher is not None else None,
+        objective=objective,
+        loader=loader,
+        config=config.train,
+        run_dir=config.output_dir,
+        seed=config.seed,
+        identity={
+            "recipe": config.model_dump(mode="json"),
+            "class_names": list(index.classes),
+        },
+        max_unreadable_pct=config.data.max_unreadable_pct,
+        validate=_validation(config, index, fabric),
+    )
+    return Built(trainer, index, load_report)
+
+
+def eval_loader(
+    config: DataConfig,
+    eval_config: EvalConfig,
+    index: Index,
+    spec: InputSpec,
+    *,
+    split: str,
+    fabric: Fabric,
+) -> EvalLoader:
+    """The videos of a split as a network wants to see them."""
+    return EvalLoader(
+        index,
+        config,
+        spec=spec,
+        split=split,
+        num_clips=eval_config.num_clips,
+        num_crops=eval_config.num_crops,
+        batch_size=eval_config.batch_size,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
+
+
+def share_of_batch(config: TrainConfig, world_size: int) -> int:
+    """Videos of one step that fall to each process."""
+    parts = world_size * config.accumulate
+    if config.batch_size % parts:
+        raise ConfigError(
+            f"train.batch_size {config.batch_size} cannot be shared among {world_size} processes "
+            f"times train.accumulate {config.accumulate}; choose a multiple of {parts}"
+        )
+    return config.batch_size // world_size
+
+
+def create_fabric(
+    device: Device = "auto", precision: Literal["auto", "fp32", "bf16"] = "auto"
+) -> Fabric:
+    """Lightning Fabric on the device at hand; under torchrun, one process of its group."""
+    from lightning_fabric import Fabric
+
+    use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    if use_cuda and not torch.cuda.is_available():
+        raise ConfigError("device cuda: PyTorch sees no CUDA device here; use cpu or auto")
+    if precision == "auto":
+        precision = "bf16" if use_cuda and torch.cuda.is_bf16_supported() else "fp32"
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    fabric = Fabric(
+        accelerator="cuda" if use_cuda else "cpu",
+        devices=local_size,
+        num_nodes=world_size // local_size,
+        strategy="ddp" if world_size > 1 else "auto",
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
+    )
+    fabric.launch()
+    return fabric
+
+
+def _load_teacher(config: RunConfig, index: Index) -> Trained | None:
+    if config.teacher is None:
+        return None
+    teacher = load_trained(config.teacher.checkpoint)
+    if teacher.classes != index.classes:
+        raise UserError(
+            f"{teacher.path}: the teacher knows {_some(teacher.classes)}, but {config.data.index} "
+            f"has {_some(index.classes)}; a teacher of the same classes in the same order is needed"
+        )
+    return teacher
+
+
+def _validation(
+    config: RunConfig, index: Index, fabric: Fabric
+) -> Callable[[VideoModel], Validation] | None:
+    split = config.data.val_split
+    if split is None:
+        return None
+    loader = eval_loader(
+        config.data, config.eval, index, config.model.input, split=split, fabric=fabric
+    )
+
+    def validate(model: VideoModel) -> Validation:
+        scores = score_videos(fabric, model, loader)
+        return Validation(top1_pct=scores.top1_pct, cross_entropy=scores.cross_entropy)
+
+    return validate
+
+
+def _derived_seed(seed: int, use: int) -> int:
+    import numpy as np
+
+    return int(np.random.SeedSequence([seed, use]).generate_state(1)[0])
+
+
+def _some(classes: ClassNames) -> str:
+    shown = ", ".join(list(classes)[:3])
+    return f"{len(classes)} classes ({shown}{', ...' if len(classes) > 3 else ''})"

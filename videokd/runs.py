@@ -1,0 +1,275 @@
+"""Run folders: train into one, evaluate and benchmark what lies in one.
+
+A run folder holds `recipe.yaml` (resolved), `metrics.jsonl`, `last.pt`, `best.pt`, `eval.json`,
+`bench.json`, and `student.safetensors`, which needs nothing else to be used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from videokd.bench.benchmark import benchmark_model
+from videokd.bench.result import BenchmarkResult, read_results, results_json
+from videokd.config import dump_yaml
+from videokd.data.index import read_index
+from videokd.engine.evaluate import EvalConfig, score_videos
+from videokd.engine.train import BEST, LAST
+from videokd.errors import ConfigError, UserError
+from videokd.files import write_text, written_beside
+from videokd.metrics import accuracy_report
+from videokd.progress import show_progress
+from videokd.recipe import (
+    Device,
+    RunConfig,
+    Trained,
+    build,
+    create_fabric,
+    eval_loader,
+    load_trained,
+)
+from videokd.tracking import METRICS_FILE, JsonLines, Sink, TensorBoard, WeightsAndBiases
+
+RECIPE = "recipe.yaml"
+EVAL = "eval.json"
+BENCH = "bench.json"
+STUDENT = "student.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainOutcome:
+    """What a training command ends with."""
+
+    run_dir: Path
+    steps: int
+    seconds: float
+    best: dict[str, float] | None
+    """Step, top1_pct and cross_entropy on validation videos; none without a validation split."""
+    num_unreadable: int
+    already_done: bool
+    """Nothing was left to train."""
+
+
+def train(config: RunConfig, *, device: Device = "auto", quiet: bool = False) -> TrainOutcome:
+    """Train what a recipe says, from the beginning or from where its run folder stands.
+
+    Raises:
+        UserError: a mistake in recipe or data, or a run folder that belongs to another recipe.
+    """
+    run_dir = config.output_dir
+    is_new = not claims_folder(config)
+    for part in run_dir.glob(".*.part"):
+        part.unlink()  # a kill in the middle of a write left it
+    fabric = create_fabric(device, config.train.precision)
+    built = build(config, fabric, on_init=None if quiet else _say)
+    trainer = built.trainer
+    if is_new and fabric.is_global_zero:
+        write_text(run_dir / RECIPE, dump_yaml(config))
+    trainer.resume()
+    already_done = trainer.finished
+    if not already_done:
+        sinks = _sinks(config, from_step=trainer.state.step) if fabric.is_global_zero else []
+        try:
+            with show_progress(f"train {run_dir.name}", quiet=quiet) as report:
+                trainer.fit(sinks, on_progress=report)
+        finally:
+            for sink in sinks:
+                sink.close()
+    if fabric.is_global_zero and not (already_done and (run_dir / STUDENT).is_file()):
+        write_student(load_trained(run_dir), run_dir / STUDENT)
+    state = trainer.state
+    return TrainOutcome(
+        run_dir, state.step, state.seconds, state.best, len(state.unreadable), already_done
+    )
+
+
+def claims_folder(config: RunConfig) -> bool:
+    """Whether the run folder holds this very recipe already; another one's is never touched."""
+    path = config.output_dir / RECIPE
+    if not path.exists():
+        leftovers = [name for name in (LAST, BEST) if (config.output_dir / name).exists()]
+        if leftovers:
+            raise UserError(
+                f"{config.output_dir}: holds {leftovers[0]} but no {RECIPE}; choose another "
+                "output_dir or remove the folder"
+            )
+        return False
+    mine, theirs = dump_yaml(config), path.read_text(encoding="utf-8")
+    if mine != theirs:
+        raise UserError(
+            f"{config.output_dir}: holds a run of another recipe ({_first_difference(mine, theirs)}"
+            "); set another output_dir, or remove the folder to train anew"
+        )
+    return True
+
+
+def evaluate(
+    run: Trained | Path,
+    *,
+    split: str | None = None,
+    eval_config: EvalConfig | None = None,
+    device: Device = "auto",
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Accuracy of a trained network on a split (the recipe's test split), as `eval --json` says it.
+
+    The document is also kept as `eval.json` beside the checkpoint.
+    """
+    trained = run if isinstance(run, Trained) else load_trained(run)
+    config = trained.config
+    fabric = create_fabric(device, config.train.precision)
+    index = read_index(config.data.index)
+    if index.classes != trained.classes:
+        raise UserError(
+            f"{config.data.index}: its {len(index.classes)} classes are not the "
+            f"{len(trained.classes)} that {trained.path} was trained for"
+        )
+    split = split or config.data.test_split
+    views = eval_config or config.eval
+    loader = eval_loader(config.data, views, index, trained.model.spec, split=split, fabric=fabric)
+    model = trained.model.to(fabric.device)
+    with show_progress(f"evaluate {trained.name}", quiet=quiet) as report:
+        scores = score_videos(fabric, model, loader, on_progress=report)
+    groups = [index.records[video_id].group for video_id in scores.video_ids.tolist()]
+    metrics = accuracy_report(
+        scores.probabilities,
+        scores.labels,
+        trained.classes,
+        groups=groups if all(groups) else None,
+    )
+    document = {
+        "protocol": _protocol(trained, views, split),
+        "num_views": views.num_views,
+        **metrics.to_dict(),
+    }
+    if fabric.is_global_zero:
+        write_text(trained.path.parent / EVAL, json.dumps(document, indent=1) + "\n")
+    return document
+
+
+def benchmark(
+    run: Trained | Path,
+    *,
+    batch: int = 1,
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
+    device: Device = "auto",
+    quick: bool = False,
+    quiet: bool = False,
+) -> BenchmarkResult:
+    """Size and speed of a trained network, with the accuracy of its `eval.json` if there is one."""
+    trained = run if isinstance(run, Trained) else load_trained(run)
+    spec, config = trained.model.spec, trained.config
+    with show_progress(f"benchmark {trained.name}, batch {batch}", quiet=quiet) as report:
+        result = benchmark_model(
+            trained.model.without_taps(),
+            name=describe_model(config),
+            role=config.role,
+            num_frames=spec.num_frames,
+            crop_px=spec.crop_px,
+            num_views=config.eval.num_views,
+            batch=batch,
+            device=create_fabric(device, "fp32").device,
+            dtype=dtype,
+            quick=quick,
+            on_progress=report,
+        )
+    folder = trained.path.parent
+    if (folder / EVAL).is_file():
+        result = _with_accuracy(result, json.loads((folder / EVAL).read_text(encoding="utf-8")))
+    write_text(folder / BENCH, results_json([result]))
+    return result
+
+
+def saved_result(run_dir: Path) -> BenchmarkResult:
+    """What `benchmark` and `evaluate` last kept in a run folder, put together.
+
+    Raises:
+        UserError: one of the two has not been run; the message has the command.
+    """
+    for name, command in ((BENCH, "bench"), (EVAL, "eval")):
+        if not (run_dir / name).is_file():
+            raise UserError(f"{run_dir}: no {name} yet; run `videokd {command} {run_dir}` first")
+    result = read_results(run_dir / BENCH)[0]
+    document = json.loads((run_dir / EVAL).read_text(encoding="utf-8"))
+    return _with_accuracy(result, document)
+
+
+def _with_accuracy(result: BenchmarkResult, document: dict[str, Any]) -> BenchmarkResult:
+    """An eval document's numbers in a benchmark result, with the views that made them."""
+    low, high = document["interval_pct"]
+    result = dataclasses.replace(
+        result,
+        num_views=document["num_views"],
+        gmacs_per_video=result.gmacs_per_view * document["num_views"],
+    )
+    return result.with_accuracy(
+        top1_pct=document["top1_pct"],
+        top1_interval_pct=(low, high),
+        top5_pct=document["top5_pct"],
+        num_videos=document["num_videos"],
+    )
+
+
+def describe_model(config: RunConfig) -> str:
+    """A short name for tables: the backbone and what gives it time."""
+    model: Any = config.model
+    backbone = getattr(model, "backbone", None)
+    if backbone is None:
+        return str(model.kind)
+    return f"{backbone} + {model.temporal.kind}"
+
+
+def write_student(trained: Trained, path: Path) -> None:
+    """The network alone, with its settings, input and class names, as safetensors."""
+    from safetensors.torch import save_file
+
+    state = {name: value.contiguous() for name, value in trained.model.network.state_dict().items()}
+    metadata = {
+        "model": trained.config.model.model_dump_json(),
+        "class_names": json.dumps(list(trained.classes)),
+        "role": trained.config.role,
+    }
+    with written_beside(path) as part:
+        save_file(state, part, metadata=metadata)
+
+
+def _sinks(config: RunConfig, *, from_step: int) -> list[Sink]:
+    run_dir = config.output_dir
+    sinks: list[Sink] = [JsonLines(run_dir / METRICS_FILE, from_step=from_step)]
+    if config.train.tensorboard:
+        sinks.append(TensorBoard(run_dir / "tensorboard", from_step=from_step))
+    if config.train.wandb:
+        sinks.append(WeightsAndBiases(run_dir, name=run_dir.name))
+    return sinks
+
+
+def _protocol(trained: Trained, views: EvalConfig, split: str) -> str:
+    spec = trained.model.spec
+    sampling = spec.sampling
+    detail = f"x{sampling.stride}" if sampling.kind == "dense" else ""
+    return (
+        f"{split}: {views.num_clips} clips x {views.num_crops} crops, {sampling.kind} "
+        f"{sampling.num_frames}{detail}, {spec.crop_px} px, {trained.path.name}"
+    )
+
+
+def _first_difference(mine: str, theirs: str) -> str:
+    for own, other in zip(mine.splitlines(), theirs.splitlines(), strict=False):
+        if own != other:
+            return f"this one says {own.strip()!r}, that one {other.strip()!r}"
+    return "one is longer than the other"
+
+
+def _say(text: str) -> None:
+    import sys
+
+    print(text, file=sys.stderr, flush=True)
+
+
+def check_trained(path: Path) -> None:
+    """Refuse a path that cannot be a run, before anything long begins."""
+    if not path.exists():
+        raise ConfigError(f"{path}: no such run folder or checkpoint; give one that was trained")
