@@ -18,7 +18,7 @@ from videokd.checkpoint import load_checkpoint, load_state_dict
 from videokd.config import Config, load_config, parse_config
 from videokd.data.index import Index, read_index
 from videokd.data.loading import DataConfig, EvalLoader, TrainLoader
-from videokd.data.sampling import SameFrames, TeacherView
+from videokd.data.sampling import SameFrames, TeacherView, WholeVideo
 from videokd.distill.objective import Objective, ObjectiveConfig
 from videokd.engine.evaluate import EvalConfig, score_videos
 from videokd.engine.train import BEST, TrainConfig, Trainer, Validation
@@ -26,7 +26,7 @@ from videokd.errors import ConfigError, UserError
 from videokd.models.video_model import Frozen, VideoModel
 from videokd.models.weights import LoadReport, load_weights
 from videokd.models.zoo import ModelConfig, create_video_model
-from videokd.types import ClassNames, InputSpec
+from videokd.types import ClassNames, InputSpec, TapShape
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -199,7 +199,7 @@ def build(
     objective = Objective(
         config.objective,
         student_taps=student.tap_shapes,
-        teacher_taps=teacher.model.tap_shapes if teacher is not None else None,
+        teacher_taps=_teacher_taps(config, teacher),
         seed=_derived_seed(config.seed, _SEED_OF_PROJECTIONS),
     )
     student.keep_taps(config.objective.student_taps)
@@ -303,6 +303,16 @@ def _load_teacher(config: RunConfig, index: Index) -> Trained | None:
             f"has {_some(index.classes)}; a teacher of the same classes in the same order is needed"
         )
     return teacher
+
+
+def _teacher_taps(config: RunConfig, teacher: Trained | None) -> dict[str, TapShape] | None:
+    """Shapes after the teacher's clips of a video are put together, one after the other in time."""
+    if teacher is None or config.teacher is None:
+        return None
+    view = config.teacher.view
+    num_clips = view.num_clips if isinstance(view, WholeVideo) else 1
+    shapes = teacher.model.tap_shapes
+    return {name: shape._replace(t=shape.t * num_clips) for name, shape in shapes.items()}
 
 
 def _validation(

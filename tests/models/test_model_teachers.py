@@ -126,7 +126,8 @@ def test_slowfast_taps_equal_a_run_by_hand(small_slowfast):
     slow = fast[:, :, ids]
     expected = {}
     for n, block in enumerate(model.network.blocks[:4]):
-        slow, fast = (part(x) for part, x in zip(block.multipathway_blocks, (slow, fast)))
+        pathways = block.multipathway_blocks
+        slow, fast = (part(x) for part, x in zip(pathways, (slow, fast), strict=True))
         if n > 0:
             expected[f"slow_res{n + 1}"], expected[f"fast_res{n + 1}"] = slow, fast
         slow, fast = block.multipathway_fusion([slow, fast])
@@ -176,12 +177,21 @@ def test_gradients_reach_every_weight(name, request):
     for module in model.modules():
         if isinstance(module, nn.BatchNorm3d):  # the last norm of a block starts at zero
             nn.init.ones_(module.weight)
-    num_frames = config.input.num_frames
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        out = model(torch.rand(4, 3, num_frames, 24, 24))
-        loss = sum(tap.features.float().square().mean() for tap in out.taps.values())
-    (loss + out.logits.float().square().sum()).backward()
+    out = model(torch.rand(4, 3, config.input.num_frames, 24, 24))
+    loss = sum(tap.features.square().mean() for tap in out.taps.values())
+    (loss + out.logits.square().sum()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_autocast_gives_the_same_up_to_rounding(small_slowfast):
+    # Forward only: with PyTorch 2.15 the gradients of a bf16 Conv3d on the CPU are wrong where
+    # the kernel is longer than the features (checked against float64; float32 is right).
+    model = create_video_model(small_slowfast, num_classes=5, seed=0).eval()
+    clips = torch.rand(2, 3, 12, 24, 24)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = model(clips)
+    assert out.taps["slow_res2"].features.dtype == torch.bfloat16
+    torch.testing.assert_close(out.pooled.float(), model(clips).pooled, rtol=0.05, atol=0.02)
 
 
 def test_the_layout_in_memory_of_the_clips_changes_nothing(small_slow):

@@ -56,10 +56,7 @@ def test_values_only_move_in_time(shape):
     shifted = TemporalShift(num_frames, div)(given_frames.flatten(0, 1)).view(size)
     moved = num_channels // div
     for clip, frame, channel in (
-        (n, t, c)
-        for n in range(num_clips)
-        for t in range(num_frames)
-        for c in range(num_channels)
+        (n, t, c) for n in range(num_clips) for t in range(num_frames) for c in range(num_channels)
     ):
         source = frame + (1 if channel < moved else -1 if channel < 2 * moved else 0)
         is_inside = 0 <= source < num_frames
@@ -82,7 +79,7 @@ def test_shift_is_differentiable_and_keeps_the_layout():
 
 
 def test_a_block_too_narrow_for_the_shift_is_refused():
-    with pytest.raises(ConfigError, match="one channel in 8, and a block .* has only 7"):
+    with pytest.raises(ConfigError, match=r"one channel in 8, and a block .* has only 7"):
         TemporalShift(num_frames=3)(torch.zeros(6, 7, 2, 2))
 
 
@@ -153,5 +150,5 @@ def test_which_settings_shift_and_which_pool():
 
 
 def test_less_than_two_parts_cannot_be_shifted():
-    with pytest.raises(ConfigError, match="shift_div: .* greater than or equal to 2"):
+    with pytest.raises(ConfigError, match=r"shift_div: .* greater than or equal to 2"):
         parse_config(ShiftConfig, {"shift_div": 1}, source="recipe")

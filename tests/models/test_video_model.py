@@ -110,7 +110,9 @@ def test_tap_faults_are_found_at_construction(build, taps, message):
 
 def test_a_fault_that_shows_in_training_only_is_found(spec_of):
     # In eval mode a dropout in place touches nothing.
-    net = nn.Sequential(nn.Conv3d(3, 2, 1), nn.Dropout3d(0.5, inplace=True), Mean(), nn.Linear(2, 2))
+    net = nn.Sequential(
+        nn.Conv3d(3, 2, 1), nn.Dropout3d(0.5, inplace=True), Mean(), nn.Linear(2, 2)
+    )
     with pytest.raises(ConfigError, match="overwritten in place"):
         VideoModel(
             net,
@@ -124,7 +126,10 @@ def test_a_fault_that_shows_in_training_only_is_found(spec_of):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"classifier": "hed"}, r"classifier: the network has no module 'hed'; did you mean 'head'"),
+        (
+            {"classifier": "hed"},
+            r"classifier: the network has no module 'hed'; did you mean 'head'",
+        ),
         ({"classifier": "stem"}, r"classifier 'stem' is a Conv3d; name the final nn\.Linear"),
         ({"num_classes": 6}, r"returns a tensor \[2, 5\] for 2 clips; logits of 6 classes"),
         ({"attention": "pair"}, r"attention \(pair\) gives a list of 2"),
@@ -138,7 +143,7 @@ def test_other_faults_are_found_at_construction(build, settings, message):
 
 def test_a_clip_that_the_network_does_not_take(tiny_net, spec_of):
     tiny_net.stem = nn.Conv3d(3, 4, 9)
-    with pytest.raises(ConfigError, match="does not take clips of 6x8x8 .*: .*[Kk]ernel size"):
+    with pytest.raises(ConfigError, match=r"does not take clips of 6x8x8 .*: .*[Kk]ernel size"):
         VideoModel(tiny_net, spec=spec_of(6, 8), num_classes=5, classifier="head")
 
 

@@ -90,19 +90,20 @@ def measure_latency(
     """
     if min(batch, num_runs, num_frames, crop_px) < 1 or num_warmup < 0:
         raise UserError(
-            f"batch {batch}, {num_runs} runs, {num_frames} frames of {crop_px} px after "
-            f"{num_warmup} warm-up runs: each is at least 1, warm-up at least 0"
+            f"batch {batch}, {num_runs} runs, {num_frames} frames of {crop_px} px, {num_warmup} "
+            "runs of warm-up: each is at least 1, warm-up at least 0"
         )
     where = usable_device(device)
     held_bytes = _allocated_bytes(where)
     net = _frozen_copy(model, where)
     buffers = _input_buffers((batch, 3, num_frames, crop_px, crop_px), device=where)
     with torch.inference_mode():
-        wanted = [logits_of(net(clips)).float().cpu() for clips in buffers]
+        wanted = [_logits(net, clips, "fp32, eager") for clips in buffers]
         net = net.to(DTYPES[dtype])
         buffers = [clips.to(DTYPES[dtype]) for clips in buffers]
         run: Callable[[torch.Tensor], Any] = torch.compile(net) if mode == "compile" else net
-        _check_outputs(run, buffers, wanted, dtype=dtype, mode=mode)
+        for clips, reference in zip(buffers, wanted, strict=True):
+            _check_logits(_logits(run, clips, f"{dtype}, {mode}"), reference, dtype, mode)
         if where.type == "cuda":
             torch.cuda.reset_peak_memory_stats(where)
         times_ms = _timed_runs(run, buffers, where, num_runs, num_warmup, on_progress)
@@ -177,32 +178,28 @@ def _input_buffers(shape: tuple[int, ...], device: torch.device) -> list[torch.T
     return [torch.rand(shape, generator=generator).to(device) for _ in range(NUM_BUFFERS)]
 
 
-def _check_outputs(
-    run: Callable[[torch.Tensor], Any],
-    buffers: Sequence[torch.Tensor],
-    wanted: Sequence[torch.Tensor],
-    *,
-    dtype: Dtype,
-    mode: str,
-) -> None:
+def _logits(run: Callable[[torch.Tensor], Any], clips: torch.Tensor, how: str) -> torch.Tensor:
+    """Logits float32 [batch, K] on the CPU."""
+    try:
+        return logits_of(run(clips)).float().cpu()
+    except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError) as error:
+        raise UserError(
+            f"the network does not run in {how} on clips {list(clips.shape)}: {first_line(error)}"
+        ) from None
+
+
+def _check_logits(logits: torch.Tensor, wanted: torch.Tensor, dtype: Dtype, mode: str) -> None:
     """Refuse to time a network that does not compute what it computes in fp32 eager."""
-    for clips, reference in zip(buffers, wanted, strict=True):
-        try:
-            logits = logits_of(run(clips)).float().cpu()
-        except (RuntimeError, NotImplementedError, TypeError) as error:
-            raise UserError(
-                f"the network does not run in {dtype}, {mode}: {first_line(error)}"
-            ) from None
-        if not bool(torch.isfinite(logits).all()):
-            raise UserError(
-                f"logits in {dtype}, {mode} are not finite; measure in another dtype (fp32, bf16)"
-            )
-        error_part = relative_error(logits, reference)
-        if error_part > TOLERANCE[dtype]:
-            raise UserError(
-                f"logits in {dtype}, {mode} lie {error_part:.2g} of the largest logit away from "
-                f"fp32 eager; at most {TOLERANCE[dtype]:g} is allowed: measure in another dtype"
-            )
+    if not bool(torch.isfinite(logits).all()):
+        raise UserError(
+            f"logits in {dtype}, {mode} are not finite; measure in another dtype or mode"
+        )
+    error_part = relative_error(logits, wanted)
+    if error_part > TOLERANCE[dtype]:
+        raise UserError(
+            f"logits in {dtype}, {mode} lie {error_part:.2g} of the largest logit away from "
+            f"fp32 eager; at most {TOLERANCE[dtype]:g} is allowed: measure in another dtype or mode"
+        )
 
 
 def _timed_runs(

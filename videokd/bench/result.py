@@ -6,12 +6,13 @@ import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from videokd.config import did_you_mean
 from videokd.errors import UserError
 
 MIN_RUNS = 100
@@ -207,8 +208,11 @@ class BenchmarkResult:
         Raises:
             UserError: naming `source` and the field.
         """
-        known = set(cls.__dataclass_fields__)
-        missing = sorted(known - set(data))
+        known = {field.name for field in fields(cls)}
+        unknown, missing = sorted(set(data) - known), sorted(known - set(data))
+        if unknown:
+            hint = did_you_mean(unknown[0], missing)
+            raise UserError(f"{source}: unknown key {unknown[0]!r}; {hint}")
         if missing:
             raise UserError(f"{source}: {missing[0]} is missing; it was written by another version")
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -149,19 +150,14 @@ def captions(results: Sequence[BenchmarkResult]) -> list[str]:
 
 
 def number(value: float | None) -> str:
-    """Three significant digits, never an exponent: 0.0123, 1.23, 12.3, 1234."""
+    """Three significant digits or all whole ones, never an exponent: 0.0123, 1.23, 12.3, 1234."""
     if value is None:
         return NOT_MEASURED
-    if abs(value) >= 100 or value == 0:
-        return f"{value:.0f}"
-    if abs(value) >= 0.001:
-        # Rounded first, so that 9.999 becomes 10.0 and not 10.00.
-        rounded = float(f"{value:.3g}")
-        decimals = 2 if abs(rounded) < 10 else 1 if abs(rounded) < 100 else 0
-        decimals = 3 if abs(rounded) < 1 else decimals
-        decimals = 4 if abs(rounded) < 0.1 else decimals
-        return f"{rounded:.{decimals}f}"
-    return f"{value:.6f}"
+    if value == 0:
+        return "0"
+    rounded = float(f"{value:.3g}")  # first, so that 9.999 becomes 10.0 and not 10.00
+    decimals = 2 - math.floor(math.log10(abs(rounded)))
+    return f"{value:.{max(decimals, 0)}f}"
 
 
 def percent_text(value: float | None, interval: Interval | None) -> str:

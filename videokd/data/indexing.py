@@ -124,7 +124,7 @@ def index_synthetic(
     write_dataset(
         out, config, num_processes=num_processes, on_progress=_two(on_progress, "rendering")
     )
-    annotations = read_folder(out)
+    annotations = read_folder(out, on_ignored=_not_a_video)  # synthetic.json, an earlier index
     path = out / "index.csv"
     if path.is_file():
         index = read_index(path)
@@ -178,6 +178,10 @@ def _move_groups(annotations: list[Annotation], request: IndexRequest) -> list[A
     moved = split_by_group([a for a in annotations if a.group in chosen], named)
     by_path = {a.path: a for a in [*moved, *(replace(a, split=a.split or "train") for a in rest)]}
     return [by_path[annotation.path] for annotation in annotations]
+
+
+def _not_a_video(_path: Path, _why: str) -> None:
+    pass
 
 
 def _two(on_progress: Progress | None, note: str) -> Callable[[int, int], None] | None:

@@ -399,8 +399,12 @@ def _check_videos(
     samplings = [spec.sampling for spec in specs]
     for i in ids:
         record = index.records[i]
-        if require_label and not record.labels:
-            raise UserError(f"{index.where(i)}: {record.path} has no label; give it one")
+        if require_label and len(record.labels) != 1:
+            # A cross entropy over several labels would be a loss that nobody asked for.
+            fault = "has no label" if not record.labels else f"has {len(record.labels)} labels"
+            raise UserError(f"{index.where(i)}: {record.path} {fault}; give it one")
+        if not record.path.is_file():
+            raise UserError(f"{index.where(i)}: no such file: {record.path}")
         for sampling in samplings:
             if fault := refuses(sampling, num_frames=record.num_frames, fps=record.fps):
                 raise UserError(f"{index.where(i)}: {record.path}: {fault}")

@@ -12,6 +12,7 @@ import bisect
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +24,50 @@ from videokd.errors import ConfigError, UnreadableVideo
 
 Frames = NDArray[np.uint8]
 PathLike = Path | str
+
+
+_OWN_STAMPS = {"mov", "mp4", "matroska", "webm"}
+"""Containers that store when each packet is presented; for others FFmpeg guesses it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packets:
+    """The packets of a video stream, in the order in which they are decoded."""
+
+    stamps: tuple[int | None, ...]
+    """When each is presented, in ticks."""
+    keys: tuple[bool, ...]
+    """Whether decoding can start there."""
+    hides_some: bool
+    """Some are not presented (an edit list) or are marked as corrupt."""
+    reorders: bool
+    """The decoder gives frames in another order than it takes packets (B-frames)."""
+    has_own_stamps: bool
+    """The container stores the stamps."""
+    num_in_header: int
+    """Frames by the container's account; 0 where it says nothing."""
+
+    @property
+    def num_expected(self) -> int:
+        """Frames that the file should have."""
+        return max(len(self.stamps), self.num_in_header)
+
+    @property
+    def has_leading_frames(self) -> bool:
+        """Frames that are decoded after a key frame and presented before it (an open GOP).
+
+        A reader that jumps to such a key frame and counts from there counts wrongly. Where the
+        stamps are guesses, several key frames and reordering are enough to suspect it.
+        """
+        if not self.has_own_stamps and self.reorders and sum(self.keys) > 1:
+            return True
+        key_stamp: int | None = None
+        for stamp, is_key in zip(self.stamps, self.keys, strict=True):
+            if is_key:
+                key_stamp = stamp
+            elif key_stamp is not None and stamp is not None and stamp < key_stamp:
+                return True
+        return False
 
 
 class VideoReader(Protocol):
@@ -131,7 +176,10 @@ class DecordReader(_Reader):
         with _as_unreadable(self.path):
             self._native = decord.VideoReader(str(self.path), ctx=decord.cpu(0), num_threads=1)
             found = len(self._native)
-        _check_count(self.path, found, num_frames)
+        if num_frames is not None and found != num_frames:
+            raise UnreadableVideo(
+                self.path, f"it shows {found} frames, the index says {num_frames}; index it again"
+            )
         self._known_num_frames = found
 
     @property
@@ -176,7 +224,10 @@ class PyAVReader(_Reader):
         self._container: Any = None
         with _as_unreadable(self.path):
             self._restart()
-        self._pts, self._key_ids = self._seek_table() if num_frames is not None else ([], [])
+        self._pts: list[int] = []
+        self._key_ids: list[int] = []
+        if num_frames is not None:
+            self._pts, self._key_ids = self._seek_table()
 
     @property
     def num_frames(self) -> int:
@@ -204,22 +255,24 @@ class PyAVReader(_Reader):
         """Seconds a tick of the timestamps."""
         return float(self._stream.time_base) if self._stream.time_base else None
 
-    def num_expected(self) -> int:
-        """Frames that the file should have: what its header says or its packets, if they are more.
-
-        The packets are read, not decoded.
-        """
-        with _as_unreadable(self.path):
-            self._restart()
-            count = sum(1 for packet in self._container.demux(self._stream) if packet.size)
-            header = int(self._stream.frames)
-            self._restart()
-        return max(count, header)
-
     @property
     def jumps(self) -> bool:
         """Whether reading jumps to key frames; without, it decodes from the start."""
         return bool(self._pts)
+
+    def packets(self) -> Packets:
+        """What the file stores, read but not decoded."""
+        with _as_unreadable(self.path):
+            self._restart()
+            found = [p for p in self._container.demux(self._stream) if p.size]
+            return Packets(
+                stamps=tuple(p.pts for p in found),
+                keys=tuple(bool(p.is_keyframe) for p in found),
+                hides_some=any(p.is_discard or p.is_corrupt for p in found),
+                reorders=bool(self._stream.codec_context.has_b_frames),
+                has_own_stamps=bool(_OWN_STAMPS & set(self._container.format.name.split(","))),
+                num_in_header=int(self._stream.frames),
+            )
 
     def frames(self) -> Iterator[Any]:
         """All frames of the file as PyAV's own, from the first to the last that decodes.
@@ -270,22 +323,22 @@ class PyAVReader(_Reader):
 
     def _seek_table(self) -> tuple[list[int], list[int]]:
         """Timestamps in presentation order and the numbers of key frames; empty: do not jump."""
+        packets = self.packets()
         with _as_unreadable(self.path):
-            packets = [p for p in self._container.demux(self._stream) if p.size]
             self._restart()
-        stamps = [p.pts for p in packets]
+        stamps = [stamp for stamp in packets.stamps if stamp is not None]
         if (
-            len(packets) != self._known_num_frames
-            or None in stamps
-            or len(set(stamps)) != len(stamps)
-            or any(p.is_discard or p.is_corrupt for p in packets)
-            or not packets[0].is_keyframe
+            len(set(stamps)) != self._known_num_frames
+            or len(packets.stamps) != self._known_num_frames
+            or packets.hides_some
+            or not packets.has_own_stamps
+            or not packets.keys[0]
             or min(stamps) != stamps[0]
         ):
             return [], []
         pts = sorted(stamps)
-        key_ids = sorted(bisect.bisect_left(pts, p.pts) for p in packets if p.is_keyframe)
-        return pts, key_ids
+        keys = [stamp for stamp, is_key in zip(stamps, packets.keys, strict=True) if is_key]
+        return pts, sorted(bisect.bisect_left(pts, stamp) for stamp in keys)
 
     def _decoded(self) -> Iterator[Any]:
         """Frames from where the container stands; errors before the first frame are passed over."""
@@ -341,8 +394,8 @@ def open_video(path: PathLike, reader: str, *, num_frames: int | None = None) ->
     Args:
         path: the file.
         reader: a key of `READERS`.
-        num_frames: what the scan counted, where the file was scanned; a file that shows another
-            number is refused, and PyAV jumps to key frames only where this proves it safe.
+        num_frames: what the scan counted, where the file was scanned. decord refuses a file that
+            shows another number; PyAV jumps to key frames only where this proves it safe.
 
     Raises:
         UnreadableVideo: no such file, not a video, or not as it was when it was scanned.
@@ -351,13 +404,6 @@ def open_video(path: PathLike, reader: str, *, num_frames: int | None = None) ->
     if reader not in READERS:
         raise ConfigError(f"reader {reader!r} is not known; {did_you_mean(reader, list(READERS))}")
     return READERS[reader](path, num_frames=num_frames)
-
-
-def _check_count(path: Path, found: int, scanned: int | None) -> None:
-    if scanned is not None and found != scanned:
-        raise UnreadableVideo(
-            path, f"it shows {found} frames, the index says {scanned}; index it again"
-        )
 
 
 @contextmanager

@@ -303,13 +303,13 @@ def write_dataset(
             report(done, total)
     except OSError as error:
         raise UserError(
-            f"cannot write the videos below {out_dir}: {error.strerror or error}; make room there or choose another"
-            " folder, then repeat the command: finished videos are kept"
+            f"cannot write the videos below {out_dir}: {error.strerror or error}; make room there"
+            " or choose another folder, then repeat the command: finished videos are kept"
         ) from error
     except BrokenProcessPool as error:
         raise UserError(
-            f"a process that wrote videos below {out_dir} died, most likely for want of memory; repeat the command"
-            " with fewer processes: finished videos are kept"
+            f"a process that wrote videos below {out_dir} died, most likely for want of memory;"
+            " repeat the command with fewer processes: finished videos are kept"
         ) from error
 
 
@@ -580,7 +580,8 @@ def _claim_folder(out_dir: Path, config: SyntheticConfig) -> None:
             _refuse_other_config(marker, mine)
         elif any(out_dir.iterdir()):
             raise UserError(
-                f"{out_dir} is not empty and holds no {CONFIG_FILE}; choose an empty or a new folder"
+                f"{out_dir} is not empty and holds no {CONFIG_FILE};"
+                " choose an empty or a new folder"
             )
         for split in SPLITS:
             for name in CLASS_NAMES:
@@ -613,5 +614,6 @@ def _refuse_other_config(marker: Path, mine: dict[str, object]) -> None:
         )
         more = f" and {len(other) - 3} more" if len(other) > 3 else ""
         raise UserError(
-            f"{marker.parent} holds videos of another setting ({told}{more}); delete the folder or choose another one"
+            f"{marker.parent} holds videos of another setting ({told}{more});"
+            " delete the folder or choose another one"
         )

@@ -100,7 +100,7 @@ class FrameNetwork(nn.Module):
         self, backbone: nn.Module, pool: nn.Module, *, classifier: str, dropout: float
     ) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone = backbone.to(memory_format=torch.channels_last)
         self.pool = pool
         self.dropout = nn.Dropout(dropout)
         self._classifier = classifier
