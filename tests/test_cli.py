@@ -114,16 +114,12 @@ def test_predict_says_the_same_as_eval(
     assert document["top1_pct"] == pytest.approx(100 * right / 12)
 
 
-def test_two_batch_sizes_two_results(
-    run_copy: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_two_batch_sizes_two_results(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = call(capsys, "bench", run_copy, "--batch", "1,2", "--quick", "--json")
     assert [result["batch"] for result in json.loads(out)] == [1, 2]
 
 
-def test_unknown_key(
-    tiny_index: Index, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unknown_key(tiny_index: Index, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = recipe(tiny_index, tmp_path / "run")
     settings["train"]["optim"]["weigth_decay"] = 0.1
     path = write_recipe(tmp_path / "r.yaml", settings)

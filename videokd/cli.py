@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -327,6 +328,9 @@ def predict_command(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a user's mistake ends with one line on stderr, never a traceback."""
+    # Importing pytorchvideo compiles a function in a way that torch has deprecated; not our user's
+    # to mend.
+    warnings.filterwarnings("ignore", message="`torch.jit.script`", category=FutureWarning)
     try:
         app(args=arguments)
     except UserError as error:

@@ -26,7 +26,7 @@ class Head(nn.Module):
 
 
 class Tokens(nn.Module):
-    """Each frame's mean colour as a token [N, T, 3], through `body`, and back to [N, 3, T, 1, 1]."""
+    """Each frame's mean colour as a token: `body` sees [N, T, 3]; returns [N, 3, T, 1, 1]."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
@@ -164,7 +164,9 @@ def test_a_dataclass_with_logits_will_do_and_taps_are_shed():
 
 def test_a_clip_that_does_not_fit_is_one_plain_line():
     model = Head(nn.Conv3d(3, 6, 9), 6)
-    with pytest.raises(UserError, match="Head cannot be counted on clips of 4 frames of 8 px: ") as e:
+    with pytest.raises(
+        UserError, match="Head cannot be counted on clips of 4 frames of 8 px: "
+    ) as e:
         count_complexity(model, num_frames=T, crop_px=S)
     assert "\n" not in str(e.value)
 

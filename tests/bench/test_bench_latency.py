@@ -145,7 +145,7 @@ def test_warm_up_goes_on_until_the_times_hold_still(net, monkeypatch):
     found, *_ = measure_latency(
         net, **SIZES, dtype="fp32", num_runs=5, num_warmup=3, on_progress=lambda *s: seen.append(s)
     )
-    # Four slow ones and the first 10 are one window's majority until the window of nine 10s.
+    # After 12 runs the five before the last five are 30, 20, 10, 10, 10: their median is 10 too.
     assert sum(note == "warm-up" for _, _, note in seen) == 12
     assert found == summarize([10.0] * 5)
     assert [done for done, _, _ in seen] == sorted(done for done, _, _ in seen)
@@ -192,7 +192,9 @@ def test_logits_that_differ_from_fp32_are_not_timed():
             logits = clips.mean((2, 3, 4)) @ self.weight
             return logits if clips.dtype == torch.float32 else 0.8 * logits
 
-    with pytest.raises(UserError, match=r"logits in bf16, eager lie 0\.2 .*at most 0\.1 is allowed"):
+    with pytest.raises(
+        UserError, match=r"logits in bf16, eager lie 0\.2 .*at most 0\.1 is allowed"
+    ):
         measure_latency(Fickle(), **SIZES, dtype="bf16", num_runs=2)
 
 
@@ -205,7 +207,7 @@ def test_a_network_that_needs_fp32_says_so_in_one_line():
         def forward(self, clips: Tensor) -> Tensor:
             return self.head(clips.float().mean((2, 3, 4)))
 
-    with pytest.raises(UserError, match="the network does not run in bf16, eager: ") as caught:
+    with pytest.raises(UserError, match=r"does not run in bf16, eager on clips \[2, 3") as caught:
         measure_latency(Stubborn(), **SIZES, dtype="bf16", num_runs=2)
     assert "\n" not in str(caught.value)
 
@@ -251,7 +253,7 @@ def test_on_a_gpu_the_peak_holds_weights_and_inputs(dtype):
     sizes = SIZES | {"device": "cuda"}
     found, clips_s, peak_mem_gib = measure_latency(model, **sizes, dtype=dtype, num_runs=10)
     width = 4 if dtype == "fp32" else 2
-    least = width * (4096 + 4 * 2) * 3 * 4 * 8 * 8 / 2**30
+    least = width * (4096 + 2) * 3 * 4 * 8 * 8 / 2**30
     assert peak_mem_gib is not None
     assert least <= peak_mem_gib <= 3 * least + 0.1
     assert clips_s == pytest.approx(2 * 1000 / found.mean)

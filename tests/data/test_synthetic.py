@@ -287,8 +287,6 @@ def test_a_second_call_writes_only_what_is_missing(tmp_path: Path, monkeypatch: 
     lost = tmp_path / "x" / "test" / "grow" / f"{number_of('grow'):05d}.mp4"
     content = lost.read_bytes()
     lost.unlink()
-    # What an interrupted call leaves behind: a part file, never a short video under the final name.
-    lost.with_name(lost.name + ".part").write_bytes(b"half")
     written = []
     encode = synthetic.encode_video
     monkeypatch.setattr(
@@ -299,7 +297,21 @@ def test_a_second_call_writes_only_what_is_missing(tmp_path: Path, monkeypatch: 
     write_dataset(tmp_path / "x", TINY)
     assert written == [lost]
     assert lost.read_bytes() == content
-    assert not list((tmp_path / "x").rglob("*.part"))
+
+
+def test_a_failure_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    frames, _ = render_video(TINY, "train", 0)
+
+    def fail(*_args: object, **_kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(av.VideoFrame, "from_ndarray", fail)
+    with pytest.raises(OSError, match="No space left"):
+        synthetic.encode_video(tmp_path / "x.mp4", frames, fps=12, gop=12, crf=18)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match=r"No space left on device; make room there"):
+        write_dataset(tmp_path / "y", TINY)
+    assert not [path for path in (tmp_path / "y").rglob("*.*") if path.name != CONFIG_FILE]
 
 
 def test_another_config_is_refused_and_nothing_is_touched(tiny_dir: Path):

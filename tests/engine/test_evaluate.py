@@ -16,7 +16,9 @@ from videokd.recipe import create_fabric, load_trained
 from videokd.runs import evaluate
 
 
-@pytest.mark.parametrize(("num_clips", "num_crops", "batch_size"), [(1, 1, 5), (3, 1, 12), (2, 3, 1)])
+@pytest.mark.parametrize(
+    ("num_clips", "num_crops", "batch_size"), [(1, 1, 5), (3, 1, 12), (2, 3, 1)]
+)
 def test_scores_are_the_mean_softmax_of_the_views(
     tiny_index: Index,
     tiny_control: Path,

@@ -15,6 +15,7 @@ class TinyNet(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.twice = nn.Identity()
         self.unused = nn.Identity()
+        self.frames5d = Frames5d()
         self.pair = Pair()
         self.drop = nn.Dropout(0.5, inplace=True)
         self.tokens = Tokens()
@@ -23,6 +24,7 @@ class TinyNet(nn.Module):
     def forward(self, clips):
         maps = self.relu(self.bn(self.stem(clips)))
         maps = self.twice(self.twice(maps))
+        self.frames5d(maps)
         maps, _ = self.pair(maps)
         tokens = self.tokens(maps)
         return self.head(self.drop(tokens.mean(1)))
@@ -31,6 +33,13 @@ class TinyNet(nn.Module):
 class Pair(nn.Module):
     def forward(self, maps):
         return [maps * 2, maps.mean((3, 4))]
+
+
+class Frames5d(nn.Module):
+    """Rank 5, but a row a frame."""
+
+    def forward(self, maps):
+        return maps.transpose(1, 2).flatten(0, 1).unsqueeze(2)
 
 
 class Tokens(nn.Module):

@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from videokd.config import parse_config
 from videokd.errors import ConfigError
 from videokd.models.teachers import SlowConfig, SlowFastConfig
+from videokd.models.video_model import Tap
 from videokd.models.zoo import create_network, create_video_model
 from videokd.types import TapShape
 
@@ -29,6 +30,11 @@ def small_slowfast(spec_of):
         fast_stage_frames=(3, 3, 3),
         **SMALL,
     )
+
+
+@pytest.fixture
+def basic_slowfast(small_slowfast):
+    return small_slowfast.model_copy(update={"block": "basic", "expansion": 2})
 
 
 @pytest.fixture
@@ -170,7 +176,82 @@ def test_the_head_averages_windows_where_it_is_told_to(small_slow):
     torch.testing.assert_close(out.logits, windows.network.blocks[4].proj(by_hand))
 
 
-@pytest.mark.parametrize("name", ["small_slow", "small_slowfast"])
+def test_basic_blocks_by_hand(spec_of):
+    config = SlowConfig(
+        input=spec_of(5, 16),
+        width=4,
+        block="basic",
+        expansion=1,
+        zero_init=False,
+        stage_depths=(2,),
+        stage_frames=(3,),
+        stage_mid_frames=(1,),
+        stage_strides_px=(2,),
+        stage_strides_frames=(2,),
+        stem_pool=False,
+    )
+    model = create_video_model(config, num_classes=3, seed=0).eval()
+    _randomise_norms(model)
+    clips = torch.rand(2, 3, 5, 16, 16)
+    blocks = model.network.blocks
+    maps = blocks[0]((clips - model.mean) / model.std)
+    for n, block in enumerate(blocks[1].res_blocks):
+        branch = block.branch2
+        assert branch.conv_a.kernel_size == (3, 3, 3)
+        assert branch.conv_b.kernel_size == (1, 3, 3)
+        assert branch.conv_a.stride == ((2, 2, 2) if n == 0 else (1, 1, 1))
+        inner = branch.norm_a(branch.conv_a(maps)).relu()
+        shortcut = block.branch1_norm(block.branch1_conv(maps)) if n == 0 else maps
+        maps = (shortcut + branch.norm_b(branch.conv_b(inner))).relu()
+    tap = model(clips).taps["res2"].features
+    assert tap.shape == (2, *model.tap_shapes["res2"]) == (2, 4, 3, 4, 4)
+    torch.testing.assert_close(tap, maps)
+
+
+@pytest.mark.parametrize("block", ["bottleneck", "basic"])
+@pytest.mark.parametrize("zero_init", [True, False])
+def test_zero_init_starts_each_branch_at_zero(small_slow, block, zero_init):
+    config = small_slow.model_copy(update={"block": block, "zero_init": zero_init})
+    network = create_network(config, 3).network
+    last = {"bottleneck": "norm_c", "basic": "norm_b"}[block]
+    branches = [m.branch2 for m in network.modules() if hasattr(m, "branch2")]
+    assert len(branches) == 4
+    for branch in branches:
+        assert getattr(branch, last).weight.unique().tolist() == [0.0 if zero_init else 1.0]
+        assert branch.norm_a.weight.unique().tolist() == [1.0]
+
+
+def test_multiply_adds_of_basic_blocks(spec_of):
+    config = SlowConfig(
+        input=spec_of(16, 44),
+        width=24,
+        block="basic",
+        expansion=1,
+        stage_depths=(1, 1, 1),
+        stage_frames=(3, 3, 3),
+        stage_mid_frames=(3, 3, 3),
+        stage_strides_px=(2, 2, 2),
+        stage_strides_frames=(1, 2, 2),
+        stem_frames=3,
+        stem_kernel_px=5,
+        stem_pool=False,
+    )
+    by_layer = [16 * 22 * 22 * 24 * 3 * 75]  # stem: positions x out x in x kernel
+    for positions, dim_in, dim_out in (
+        (16 * 11 * 11, 24, 24),
+        (8 * 6 * 6, 24, 48),
+        (4 * 3 * 3, 48, 96),
+    ):
+        by_layer.append(positions * dim_out * (27 * dim_in + 27 * dim_out + dim_in))
+    by_layer.append(96 * 12)
+    with torch.device("meta"):
+        model = create_video_model(config, num_classes=12, taps=()).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, 3, 16, 44, 44, device="meta"))
+    assert counter.get_total_flops() == 2 * sum(by_layer)
+
+
+@pytest.mark.parametrize("name", ["small_slow", "small_slowfast", "basic_slowfast"])
 def test_gradients_reach_every_weight(name, request):
     config = request.getfixturevalue(name)
     model = create_video_model(config, num_classes=5, seed=0).train()
@@ -207,12 +288,28 @@ def test_slowfast_refuses_another_number_of_frames(small_slowfast):
         model(torch.rand(2, 3, 16, 24, 24))
 
 
+def test_a_pathway_that_is_not_there(small_slowfast):
+    tap = Tap(name="a", module="blocks.1.multipathway_blocks.0", pathway=2)
+    with pytest.raises(ConfigError, match="tap 'a': a SlowFast has no pathway 2"):
+        create_video_model(small_slowfast, num_classes=5, taps=[tap])
+
+
+def test_a_list_that_the_next_stage_replaces_is_caught_in_time(small_slowfast):
+    tap = Tap(name="fused", module="blocks.1", output=0, pathway=0)
+    model = create_video_model(small_slowfast, num_classes=5, taps=[tap], seed=0).eval()
+    clips = torch.rand(2, 3, 12, 24, 24)
+    normalised = (clips - model.mean) / model.std
+    blocks = model.network.blocks
+    fused = blocks[1](blocks[0]([normalised[:, :, [0, 5, 11]], normalised]))[0]
+    torch.testing.assert_close(model(clips).taps["fused"].features, fused)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"alpha": 5}, "alpha 5 does not divide the 12 frames"),
         ({"beta": 3}, "beta 3 does not divide width 8"),
-        ({"fusion_frames": 4}, "a kernel over 4 frames has no middle"),
+        ({"fusion_frames": 4}, "a kernel of 4 has no middle"),
         ({"fast_stage_frames": [3, 3]}, r"fast_stage_frames \[3, 3\]: .* the 3 stages"),
         ({"stage_strides_px": [1, 2, 0]}, r"stage_strides_px \[1, 2, 0\]: one number above 0"),
         ({"depth": 50}, "unknown key 'depth'"),
@@ -226,7 +323,7 @@ def test_slowfast_settings_that_cannot_be(small_slowfast, change, message):
 
 def test_slow_settings_that_cannot_be(small_slow):
     data = small_slow.model_dump(mode="json") | {"stage_mid_frames": [1, 2, 1]}
-    with pytest.raises(ConfigError, match="a kernel over 2 frames has no middle"):
+    with pytest.raises(ConfigError, match="a kernel of 2 has no middle"):
         parse_config(SlowConfig, data, source="recipe")
 
 

@@ -95,6 +95,7 @@ def test_prefix_tokens_are_dropped():
         ([Tap(name="a", module="relu", output=0)], r"has no output 0: a tensor \[2, 4, 3, 4, 4\]"),
         ([Tap(name="a", module="pair", output=1)], r"gives \[2, 4, 3\] .* NCTHW has rank 5"),
         ([Tap(name="a", module="relu", layout="NTCHW_flat")], r"NTCHW_flat has rank 4"),
+        ([Tap(name="a", module="frames5d")], r"gives \[6, 4, 1, 4, 4\] for 2 clips; layout NCTHW"),
         ([STEM, STEM], r"2 taps are named 'maps'"),
         ([Tap(name="a", module="relu", pathway=0)], r"a TinyNet has no pathways"),
         (

@@ -6,12 +6,15 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-_DISTANCES = (1.0, 2.2, 3.6, 5.2, 7.0)
+_DISTANCES = (1.0, 1.8, 2.8, 4.0, 5.5, 7.5, 10.0)
 """From the point to the nearest edge of its name, in units of `gap`."""
 _DIRECTIONS = 16
-_COVERED_WEIGHT = 4.0
-_OUTSIDE_WEIGHT = 6.0
+_NAME_WEIGHT = 100.0
+_OUTSIDE_WEIGHT = 100.0
+_OBSTACLE_WEIGHT = 4.0
 _DISTANCE_WEIGHT = 0.12
+"""Names over names and names cut off are never worth a shorter way; touching a line may be."""
+_MARGIN_PX = 2.0
 
 
 class Box(NamedTuple):
@@ -51,8 +54,8 @@ def place_labels(
 ) -> list[Box]:
     """A place for each label beside its anchor, free of the others where there is room.
 
-    Each label in turn takes the candidate (directions around its anchor, near to far) that covers
-    least of the obstacles and of the labels before it, and leaves `inside` least.
+    Each label in turn takes the best of a few places (directions around its anchor, near to far):
+    off the labels before it and inside, then off the obstacles, then near.
 
     Args:
         anchors: (x, y) of each point, px.
@@ -63,13 +66,15 @@ def place_labels(
     """
     placed: list[Box] = []
     for anchor, size in zip(anchors, sizes, strict=True):
-        taken = [*obstacles, *(box.grown(2) for box in placed)]
-        candidates = list(_candidates(anchor, size, gap))
-        costs = [
-            _cost(box, distance, inside=inside, taken=taken, size=size)
-            for box, distance in candidates
-        ]
-        placed.append(candidates[costs.index(min(costs))][0])
+        names = [box.grown(_MARGIN_PX) for box in placed]
+        costs = {
+            box: _NAME_WEIGHT * _covered(box, names)
+            + _OBSTACLE_WEIGHT * _covered(box, obstacles)
+            + _OUTSIDE_WEIGHT * (1 - _covered(box, [inside]))
+            + _DISTANCE_WEIGHT * distance
+            for box, distance in _candidates(anchor, size, gap)
+        }
+        placed.append(min(costs, key=lambda box: costs[box]))
     return placed
 
 
@@ -88,10 +93,6 @@ def _candidates(
             yield Box(x - width / 2, y - height / 2, x + width / 2, y + height / 2), distance
 
 
-def _cost(
-    box: Box, distance: float, *, inside: Box, taken: Sequence[Box], size: tuple[float, float]
-) -> float:
-    area = size[0] * size[1]
-    covered = sum(box.overlap(other) for other in taken) / area
-    outside = 1 - box.overlap(inside) / area
-    return _COVERED_WEIGHT * covered + _OUTSIDE_WEIGHT * outside + _DISTANCE_WEIGHT * (distance - 1)
+def _covered(box: Box, others: Sequence[Box]) -> float:
+    """The part of `box` that the others cover; more than 1 where several do."""
+    return sum(box.overlap(other) for other in others) / box.area

@@ -47,7 +47,7 @@ class Measurement(NamedTuple):
     throughput_clips_s: float
     """Clips per second of synchronised batches: batch / mean latency."""
     peak_mem_gib: float | None
-    """GiB for weights, inputs and activations on the GPU; None on the CPU."""
+    """GiB for weights, one input batch and activations on the GPU; None on the CPU."""
 
 
 def measure_latency(
@@ -104,6 +104,7 @@ def measure_latency(
         run: Callable[[torch.Tensor], Any] = torch.compile(net) if mode == "compile" else net
         for clips, reference in zip(buffers, wanted, strict=True):
             _check_logits(_logits(run, clips, f"{dtype}, {mode}"), reference, dtype, mode)
+        held_bytes += sum(clips.nbytes for clips in buffers[1:])  # a caller has one batch there
         if where.type == "cuda":
             torch.cuda.reset_peak_memory_stats(where)
         times_ms = _timed_runs(run, buffers, where, num_runs, num_warmup, on_progress)
@@ -253,7 +254,7 @@ def _allocated_bytes(device: torch.device) -> int:
 
 
 def _peak_gib(device: torch.device, held_bytes: int) -> float | None:
-    """GiB at the peak beyond what others (the measured network's original) already held."""
+    """GiB at the peak beyond `held_bytes`: the network's original, input batches in waiting."""
     if device.type != "cuda":
         return None
     return float(torch.cuda.max_memory_allocated(device) - held_bytes) / 2**30

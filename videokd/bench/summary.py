@@ -119,4 +119,5 @@ def _faster(results: Sequence[BenchmarkResult]) -> list[Finding]:
 
 
 def _times(ratio: float) -> str:
-    return f"{ratio:.1f}×" if ratio < 10 else f"{ratio:.0f}×"  # noqa: RUF001 - the sign it is
+    shown = f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}"
+    return shown + "\N{MULTIPLICATION SIGN}"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Cell = str | float | int | None
-NOT_MEASURED = "–"  # noqa: RUF001 - an en dash is how tables show an empty cell
+NOT_MEASURED = "\N{EN DASH}"
 
 QUICK_MARK = "†"
 

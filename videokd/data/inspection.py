@@ -75,7 +75,7 @@ def inspect_video(path: Path) -> Iterator[Scanned]:
             return
         decoded = _decode_whole(path)
     except UnreadableVideo as error:
-        yield ScanFailure(path, error.reason)
+        yield ScanFailure(path, f"not a video, or damaged: {error.reason}")
         return
     except (OSError, ValueError, RuntimeError) as error:
         yield ScanFailure(path, " ".join(str(error).split()) or type(error).__name__)
@@ -144,7 +144,7 @@ def _decode_whole(path: Path) -> _Decoded:
         except UnreadableVideo as error:
             note = f"{len(stamps)} of {packets.num_expected} frames decode, then: {error.reason}"
     if not stamps:
-        raise UnreadableVideo(path, f"no frame decodes{note and ': '}{note}")
+        raise UnreadableVideo(path, "no frame decodes")
     if len(sizes) > 1:
         raise UnreadableVideo(path, "its frames change size or orientation on the way")
     kept.update((len(stamps) - len(last) + i, frame) for i, frame in enumerate(last))

@@ -33,6 +33,7 @@ from pydantic import Field, field_validator, model_validator
 
 from videokd.config import Config
 from videokd.errors import UserError
+from videokd.files import write_text, written_beside
 
 Split = Literal["train", "val", "test"]
 Range = tuple[float, float]
@@ -510,10 +511,9 @@ def _bilinear(patch: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
 def encode_video(path: Path, frames: NDArray[np.uint8], *, fps: int, gop: int, crf: int) -> None:
     """Write frames uint8 [T,H,W,3] as H.264 in MP4, beside `path` and then renamed. The same
     frames, the same bytes."""
-    part = path.with_name(path.name + ".part")
-    with av.open(str(part), "w", format="mp4") as container:
-        # One thread: with several, x264's choices depend on their number.
-        options = {"crf": str(crf), "preset": "veryfast", "threads": "1", "g": str(gop), "bf": "0"}
+    # One thread: with several, x264's choices depend on their number.
+    options = {"crf": str(crf), "preset": "veryfast", "threads": "1", "g": str(gop), "bf": "0"}
+    with written_beside(path) as part, av.open(str(part), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=fps, options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
@@ -521,7 +521,6 @@ def encode_video(path: Path, frames: NDArray[np.uint8], *, fps: int, gop: int, c
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
-    part.replace(path)
 
 
 def _all_videos(config: SyntheticConfig) -> Iterator[tuple[Split, int]]:
@@ -587,9 +586,7 @@ def _claim_folder(out_dir: Path, config: SyntheticConfig) -> None:
             for name in CLASS_NAMES:
                 (out_dir / split / name).mkdir(parents=True, exist_ok=True)
         if not marker.exists():
-            part = marker.with_name(marker.name + ".part")
-            part.write_text(json.dumps(mine, indent=1) + "\n", encoding="utf-8")
-            part.replace(marker)
+            write_text(marker, json.dumps(mine, indent=1) + "\n")
     except OSError as error:
         raise UserError(
             f"cannot write to {out_dir}: {error.strerror or error}; choose another folder"

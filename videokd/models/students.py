@@ -64,11 +64,13 @@ class TimmVideoConfig(Config):
     input: InputSpec
     """What the network wants to see."""
     taps: tuple[Tap, ...] = ()
-    """Points whose features are returned; empty stands for `stage1` ... of the backbone."""
+    """Points whose features are returned; empty stands for `stage1` ... of the backbone, where its
+    axes are known (convolutional families, plain vision transformers), otherwise for none."""
     backbone: str
     """A name that timm knows, such as `mobilenetv2_100` or `resnet18`."""
     backbone_kwargs: dict[str, JsonValue] = Field(default_factory=dict)
-    """Handed to timm's constructor: widths, depths, stem."""
+    """Handed to timm's constructor: widths, depths, stem. A ResNet that learns from scratch with
+    temporal shift wants `zero_init_last: false`: its branches, where time is, start at zero."""
     temporal: TemporalConfig = NoTemporalConfig()
     """How frames come to know of each other."""
     pretrained: bool = False

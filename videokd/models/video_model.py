@@ -8,46 +8,26 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from videokd.config import Config, did_you_mean
+from videokd.config import did_you_mean
 from videokd.errors import ConfigError
+from videokd.models.taps import (
+    Catch,
+    Tap,
+    as_ncthw,
+    describe,
+    module_at,
+    pathway_ids,
+    refuse_same_names,
+    step_seconds,
+)
 from videokd.types import InputSpec, ModelOutput, TapOutput, TapShape
 
-Layout = Literal["NCTHW", "NTCHW_flat", "NLC"]
-
-
-class Tap(Config):
-    """A named point in a network whose output is kept, and how its axes lie."""
-
-    name: str = Field(min_length=1)
-    """What losses and logs call it."""
-    module: str = Field(min_length=1)
-    """Dotted path of the module in the network, as `named_modules` spells it."""
-    output: int | None = Field(default=None, ge=0)
-    """Which one, where the module returns several tensors."""
-    layout: Layout = "NCTHW"
-    """`NCTHW`: [N,C,t,h,w]. `NTCHW_flat`: a 2D network run on N*T frames, [N*T,C,h,w]. `NLC`:
-    tokens, [N,t*h*w,C] or [N*t,h*w,C], which need `grid`."""
-    pathway: int | None = Field(default=None, ge=0)
-    """Whose frames it sees, where a network has several pathways (SlowFast: 0 slow, 1 fast)."""
-    grid: tuple[int, int, int] | None = None
-    """(t, h, w) of the tokens; for `NLC` only."""
-    num_prefix_tokens: int = Field(default=0, ge=0)
-    """Tokens ahead of the grid that are dropped (a class token); for `NLC` only."""
-
-    @model_validator(mode="after")
-    def _grid_for_tokens(self) -> Tap:
-        if (self.layout == "NLC") != (self.grid is not None):
-            raise ValueError(
-                f"tap {self.name!r}: layout NLC needs grid: [t, h, w], other layouts have none"
-            )
-        return self
+__all__ = ["Frozen", "NetworkParts", "Tap", "VideoModel", "step_seconds"]
 
 
 class NetworkParts(NamedTuple):
@@ -71,7 +51,7 @@ class VideoModel(nn.Module):
 
     Args:
         network: takes [N,3,T,S,S] and returns logits [N,K]. With several pathways it offers
-            `pathway_frame_ids(pathway) -> Sequence[int]`.
+            `pathway_frame_ids(pathway)`: which of the T frames it sees, int64, or None for all.
         spec: the input that it was made for.
         num_classes: K.
         classifier: dotted path of the final linear layer; what enters it is `pooled`.
@@ -107,11 +87,12 @@ class VideoModel(nn.Module):
         # Not persistent: the checkpoint holds the InputSpec itself.
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1, 1), persistent=False)
-        _refuse_same_names(self.taps)
+        refuse_same_names(self.taps)
+        for tap in self.taps:
+            pathway_ids(network, tap)  # refuses a pathway that is not there
         self._tap_catches = {tap.name: self._hook_tap(tap) for tap in self.taps}
         self._pooled_catch = self._hook_classifier()
         self._attention_catch = self._hook_attention()
-        self._pathway_ids = {tap.name: _pathway_ids(network, tap) for tap in self.taps}
         self.tap_shapes: dict[str, TapShape] = {}
         self.pooled_dim = 0
         self._learn_shapes()
@@ -169,10 +150,10 @@ class VideoModel(nn.Module):
         num_clips = logits.shape[0]
         taps: dict[str, TapOutput] = {}
         for tap in self.taps:
-            features = _as_ncthw(self._tap_catches[tap.name].tensor, tap, num_clips)
+            features = as_ncthw(self._tap_catches[tap.name].tensor, tap, num_clips)
             seconds = frame_seconds
-            if (ids := self._pathway_ids[tap.name]) is not None:
-                seconds = frame_seconds[:, ids]
+            if (ids := pathway_ids(self.network, tap)) is not None:
+                seconds = frame_seconds.index_select(1, ids)
             taps[tap.name] = TapOutput(features, step_seconds(seconds, features.shape[2]))
         attention = self._attention_catch.tensor if self._attention_catch else None
         seen = self._pooled_catch.tensor
@@ -186,28 +167,28 @@ class VideoModel(nn.Module):
             ),
         )
 
-    def _catches(self) -> list[_Catch]:
+    def _catches(self) -> list[Catch]:
         always = [self._pooled_catch, *([self._attention_catch] if self._attention_catch else [])]
         return [*always, *self._tap_catches.values()]
 
-    def _hook_tap(self, tap: Tap) -> _Catch:
-        module = _module_at(self.network, tap.module, what=f"tap {tap.name!r}")
-        return _Catch(f"tap {tap.name!r} ({tap.module})", tap.output).hook_output_of(module)
+    def _hook_tap(self, tap: Tap) -> Catch:
+        module = module_at(self.network, tap.module, what=f"tap {tap.name!r}")
+        return Catch(f"tap {tap.name!r} ({tap.module})", tap.output).hook_output_of(module)
 
-    def _hook_classifier(self) -> _Catch:
-        module = _module_at(self.network, self.classifier, what="classifier")
+    def _hook_classifier(self) -> Catch:
+        module = module_at(self.network, self.classifier, what="classifier")
         if not isinstance(module, nn.Linear):
             raise ConfigError(
                 f"classifier {self.classifier!r} is a {type(module).__name__}; "
                 "name the final nn.Linear of the network"
             )
-        return _Catch(f"classifier ({self.classifier})").hook_input_of(module)
+        return Catch(f"classifier ({self.classifier})").hook_input_of(module)
 
-    def _hook_attention(self) -> _Catch | None:
+    def _hook_attention(self) -> Catch | None:
         if self.attention is None:
             return None
-        module = _module_at(self.network, self.attention, what="attention")
-        return _Catch(f"attention ({self.attention})").hook_output_of(module)
+        module = module_at(self.network, self.attention, what="attention")
+        return Catch(f"attention ({self.attention})").hook_output_of(module)
 
     @torch.inference_mode(False)  # inference tensors do not count their versions
     def _learn_shapes(self) -> None:
@@ -227,7 +208,7 @@ class VideoModel(nn.Module):
             _check_logits(logits, num_clips, self.num_classes)
             self._check_attention(twin, num_clips)
             for tap in self.taps:
-                features = _as_ncthw(twin._tap_catches[tap.name].tensor, tap, num_clips)
+                features = as_ncthw(twin._tap_catches[tap.name].tensor, tap, num_clips)
                 self.tap_shapes[tap.name] = TapShape(*features.shape[1:])
             self.pooled_dim = int(twin._pooled_catch.tensor.shape[-1])
 
@@ -283,154 +264,6 @@ class Frozen(nn.Module):
         return self.model.pooled_dim
 
 
-def step_seconds(frame_seconds: Tensor, num_steps: int) -> Tensor:
-    """When `num_steps` steps happened: [N,T] -> float32 [N,t], the mean over each step's frames.
-
-    Step k stands for the frames [floor(k*T/t), ceil((k+1)*T/t)), as adaptive average pooling has
-    it. Strides in time keep to that up to half a frame.
-    """
-    return F.adaptive_avg_pool1d(frame_seconds.float().unsqueeze(1), num_steps).squeeze(1)
-
-
-class _Catch:
-    """Keeps what passes one module during one forward.
-
-    An object with bound methods for hooks, not a closure: a deep copy of the model (an average of
-    weights, a twin) then catches into its own store, not into the original's.
-    """
-
-    def __init__(self, label: str, output: int | None = None) -> None:
-        self.label = label
-        self._output = output
-        self._is_open = False
-        self._caught: list[tuple[Any, int]] = []
-        self._handle: torch.utils.hooks.RemovableHandle | None = None
-
-    def hook_output_of(self, module: nn.Module) -> _Catch:
-        self._handle = module.register_forward_hook(self._take_output)
-        return self
-
-    def hook_input_of(self, module: nn.Module) -> _Catch:
-        self._handle = module.register_forward_pre_hook(self._take_input)
-        return self
-
-    def remove(self) -> None:
-        if self._handle is not None:
-            self._handle.remove()
-
-    def open(self) -> None:
-        self._caught.clear()
-        self._is_open = True
-
-    def close(self) -> None:
-        """Outside a forward nothing is caught (recomputation in backward) and nothing is held."""
-        self._caught.clear()
-        self._is_open = False
-
-    @property
-    def tensor(self) -> Tensor:
-        return self._caught[0][0]
-
-    def refuse_faults(self) -> None:
-        """For the dry forward: `ConfigError` unless one tensor was caught and left as it was."""
-        if len(self._caught) != 1:
-            raise ConfigError(
-                f"{self.label} fires {len(self._caught)} times in a forward; "
-                "name a module that runs exactly once"
-            )
-        value, version = self._caught[0]
-        if not isinstance(value, Tensor):
-            raise ConfigError(
-                f"{self.label} gives {_describe(value)}, not one tensor; say which with `output`"
-            )
-        if value._version != version:
-            raise ConfigError(
-                f"{self.label} is overwritten in place after it fires; "
-                "name the module that overwrites it, or one further on"
-            )
-
-    def _take_output(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
-        if self._is_open:
-            self._keep(output)
-
-    def _take_input(self, _module: nn.Module, inputs: Any) -> None:
-        if self._is_open:
-            self._keep(inputs[0])
-
-    def _keep(self, value: Any) -> None:
-        # Now, not after the forward: SlowFast's stages hand on one list and replace its entries.
-        if self._output is not None:
-            if not isinstance(value, (list, tuple)) or self._output >= len(value):
-                raise ConfigError(f"{self.label} has no output {self._output}: {_describe(value)}")
-            value = value[self._output]
-        # Only the dry forward compares versions; inference tensors do not have any.
-        on_meta = isinstance(value, Tensor) and value.is_meta and not value.is_inference()
-        self._caught.append((value, value._version if on_meta else 0))
-
-
-def _describe(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"a tensor {list(value.shape)}"
-    if isinstance(value, (list, tuple)):
-        return f"a {type(value).__name__} of {len(value)}"
-    return f"a {type(value).__name__}"
-
-
-def _module_at(network: nn.Module, path: str, *, what: str) -> nn.Module:
-    modules = dict(network.named_modules())
-    if path not in modules or not path:
-        known = [name for name in modules if name]
-        # Every name of a deep network is no help: without a near one, show the first level.
-        hint = did_you_mean(path, known)
-        if not hint.startswith("did you mean"):
-            hint = did_you_mean(path, [name for name, _ in network.named_children()])
-        raise ConfigError(f"{what}: the network has no module {path!r}; {hint}")
-    return modules[path]
-
-
-def _refuse_same_names(taps: Sequence[Tap]) -> None:
-    names = [tap.name for tap in taps]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"{names.count(name)} taps are named {name!r}; give each its own")
-
-
-def _pathway_ids(network: nn.Module, tap: Tap) -> list[int] | None:
-    """The positions of the T frames that the tap's pathway sees; None for all of them."""
-    if tap.pathway is None:
-        return None
-    frame_ids = getattr(network, "pathway_frame_ids", None)
-    if frame_ids is None:
-        raise ConfigError(
-            f"tap {tap.name!r} names pathway {tap.pathway}, but a {type(network).__name__} has "
-            "no pathways; leave it out"
-        )
-    return list(frame_ids(tap.pathway))
-
-
-def _as_ncthw(features: Tensor, tap: Tap, num_clips: int) -> Tensor:
-    """Any layout as [N,C,t,h,w]; `ConfigError` where the rank or the token count is another."""
-    rank = {"NCTHW": 5, "NTCHW_flat": 4, "NLC": 3}[tap.layout]
-    if features.ndim != rank or features.shape[0] % num_clips:
-        raise ConfigError(
-            f"tap {tap.name!r} ({tap.module}) gives {list(features.shape)} for {num_clips} clips; "
-            f"layout {tap.layout} has rank {rank}"
-        )
-    if tap.layout == "NCTHW":
-        return features
-    if tap.layout == "NTCHW_flat":
-        return features.unflatten(0, (num_clips, -1)).transpose(1, 2)
-    assert tap.grid is not None
-    tokens = features[:, tap.num_prefix_tokens :]
-    num_tokens = tokens.shape[0] * tokens.shape[1] // num_clips
-    if num_tokens != tap.grid[0] * tap.grid[1] * tap.grid[2]:
-        raise ConfigError(
-            f"tap {tap.name!r} ({tap.module}) has {num_tokens} tokens a clip after "
-            f"{tap.num_prefix_tokens} prefix tokens; grid {list(tap.grid)} holds another number"
-        )
-    return tokens.reshape(num_clips, *tap.grid, tokens.shape[-1]).permute(0, 4, 1, 2, 3)
-
-
 def _checked_seconds(clips: Tensor, frame_seconds: Tensor | None) -> Tensor:
     if clips.ndim != 5 or clips.shape[1] != 3 or not clips.is_floating_point():
         raise ValueError(f"clips must be float [N,3,T,S,S], not {clips.dtype} {list(clips.shape)}")
@@ -472,6 +305,6 @@ def _run_dry(twin: VideoModel, clips: Tensor) -> Tensor:
 def _check_logits(logits: Any, num_clips: int, num_classes: int) -> None:
     if not isinstance(logits, Tensor) or logits.shape != (num_clips, num_classes):
         raise ConfigError(
-            f"the network returns {_describe(logits)} for {num_clips} clips; "
+            f"the network returns {describe(logits)} for {num_clips} clips; "
             f"logits of {num_classes} classes are {[num_clips, num_classes]}"
         )
