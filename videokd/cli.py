@@ -260,6 +260,7 @@ def bench_command(
     quiet: QuietFlag = False,
 ) -> None:
     """Parameters, multiply-adds, latency and throughput on the device at hand."""
+    from videokd.bench.report import print_results
     from videokd.recipe import load_trained
     from videokd.runs import benchmark
 
@@ -280,7 +281,7 @@ def bench_command(
     if as_json:
         _print_json([result.to_dict() for result in results])
         return
-    _print_table(results)
+    print_results(results)
 
 
 @app.command("report")
@@ -291,7 +292,7 @@ def report_command(
     as_json: JsonFlag = False,
 ) -> None:
     """Tables and pictures of several runs: report.md, report.html, pareto.png, results.json."""
-    from videokd.bench.report import write_report
+    from videokd.bench.report import print_results, write_report
     from videokd.runs import saved_result
 
     results = [saved_result(run) for run in runs]
@@ -299,7 +300,7 @@ def report_command(
     if as_json:
         _print_json([result.to_dict() for result in results])
         return
-    _print_table(results)
+    print_results(results)
     typer.echo(f"report: {paths.markdown}, {paths.html}, {paths.picture}, {paths.json}")
 
 
@@ -368,11 +369,3 @@ def _positive_int(text: str, option: str) -> int:
 
 def _print_json(document: Any) -> None:
     print(json.dumps(document, indent=1))
-
-
-def _print_table(results: list[Any]) -> None:
-    from rich.console import Console
-
-    from videokd.bench.report import results_table
-
-    Console().print(results_table(results))

@@ -107,6 +107,11 @@ class Trained:
     """What its training had come to: step, best, unreadable, seconds."""
 
     @property
+    def precision(self) -> Literal["auto", "fp32"]:
+        """What to use it in: fp32 where it was trained so, else what suits the device at hand."""
+        return "fp32" if self.config.train.precision == "fp32" else "auto"
+
+    @property
     def name(self) -> str:
         """The run folder's."""
         return self.path.resolve().parent.name
@@ -278,6 +283,11 @@ def create_fabric(
     use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     if use_cuda and not torch.cuda.is_available():
         raise ConfigError("device cuda: PyTorch sees no CUDA device here; use cpu or auto")
+    if precision == "bf16" and not use_cuda:
+        raise ConfigError(
+            "precision bf16 on a CPU: PyTorch's gradients of 3D convolutions are wrong there; use "
+            "auto (bf16 on a GPU, fp32 on a CPU) or fp32"
+        )
     if precision == "auto":
         precision = "bf16" if use_cuda and torch.cuda.is_bf16_supported() else "fp32"
     world_size = int(os.environ.get("WORLD_SIZE", "1"))

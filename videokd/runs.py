@@ -62,7 +62,7 @@ def train(config: RunConfig, *, device: Device = "auto", quiet: bool = False) ->
     run_dir = config.output_dir
     is_new = not claims_folder(config)
     for part in run_dir.glob(".*.part"):
-        part.unlink()  # a kill in the middle of a write left it
+        part.unlink(missing_ok=True)  # a kill in the middle of a write left it
     fabric = create_fabric(device, config.train.precision)
     built = build(config, fabric, on_init=None if quiet else _say)
     trainer = built.trainer
@@ -120,7 +120,7 @@ def evaluate(
     """
     trained = run if isinstance(run, Trained) else load_trained(run)
     config = trained.config
-    fabric = create_fabric(device, config.train.precision)
+    fabric = create_fabric(device, trained.precision)
     index = read_index(config.data.index)
     if index.classes != trained.classes:
         raise UserError(

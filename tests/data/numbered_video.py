@@ -58,6 +58,7 @@ def write_numbered(
     hidden: int = 0,
     first: int = 0,
     options: dict[str, str] | None = None,
+    container_options: dict[str, str] | None = None,
 ) -> Path:
     """Write frames numbered from `first`.
 
@@ -70,7 +71,7 @@ def write_numbered(
     ticks = 100 if codec == "libx264" else 1
     time_base = Fraction(1, fps * ticks)
     times = [ticks * i for i in range(num_frames)] if stamps is None else list(stamps)
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=container_options or {}) as container:
         stream = container.add_stream(codec, rate=fps)
         stream.pix_fmt = pix_fmt
         stream.height, stream.width = size if quarter_turns % 2 == 0 else size[::-1]

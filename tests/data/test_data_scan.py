@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numbered_video import write_numbered
+from numbered_video import numbers_of, write_numbered
 
 from videokd.data import inspection
-from videokd.data.inspection import Scanned, ScanFailure, ScanResult, inspect_video
-from videokd.data.readers import DecordReader
+from videokd.data.inspection import ScanFailure, Scanned, ScanResult, inspect_video
+from videokd.data.readers import DecordReader, open_video
 from videokd.data.scan import scan, scan_video
 from videokd.errors import UnreadableVideo, UserError
 
@@ -130,16 +130,24 @@ def test_nothing_to_scan() -> None:
 
 
 def test_a_file_cut_off_counts_what_decodes_and_says_so(tmp_path: Path) -> None:
-    whole = write_numbered(tmp_path / "whole.mp4", 60, options={"movflags": "faststart"})
+    whole = write_numbered(
+        tmp_path / "whole.mp4", 60, gop=60, container_options={"movflags": "faststart"}
+    )
     cut = tmp_path / "cut.mp4"
-    content = whole.read_bytes()
-    assert b"moov" in content
-    cut.write_bytes(content[:-600] + bytes(600))  # the end of the media or the index is gone
-    reports = list(inspect_video(cut))
-    assert isinstance(reports[-1], (ScanResult, ScanFailure))
-    if isinstance(reports[-1], ScanResult):
-        assert reports[-1].num_frames < 60
-        assert "frames decode, then" in reports[-1].note
+    cut.write_bytes(whole.read_bytes()[:-1500])
+    found = list(inspect_video(cut))[-1]
+    assert isinstance(found, ScanResult)
+    assert 0 < found.num_frames < 60
+    assert found.reader == "pyav"
+    assert found.note.startswith(f"{found.num_frames} of 60 frames decode, then: ")
+    with open_video(cut, found.reader, num_frames=found.num_frames) as video:
+        last = found.num_frames - 1
+        assert numbers_of(video.read(np.array([last, 0]))) == [last, 0]
+    headless = tmp_path / "headless.mp4"
+    headless.write_bytes(write_numbered(tmp_path / "tail.mp4", 60).read_bytes()[:1500])
+    found = list(inspect_video(headless))[-1]
+    assert isinstance(found, ScanFailure)
+    assert found.reason.startswith("not a video, or damaged: ")
 
 
 def test_a_variable_rate_has_the_mean_of_its_timestamps(tmp_path: Path) -> None:
@@ -181,7 +189,7 @@ def test_a_decord_that_is_not_exact_is_not_chosen(
 def test_frames_that_hardly_change_are_told_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # One number a step: neighbours differ by 1 to 4 of 255 on average, above no loose tolerance.
+    # Whatever the tolerance: no neighbour may be nearer than the frame itself.
     path = write_numbered(tmp_path / "v.mp4", 300, size=(256, 512))
     monkeypatch.setattr(inspection, "MAX_MEAN_DIFFERENCE", 100.0)
     monkeypatch.setattr(inspection, "DecordReader", ShiftedDecord)

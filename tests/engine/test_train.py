@@ -257,6 +257,13 @@ def test_a_batch_must_be_shared_evenly(tiny_index: Index, tmp_path: Path) -> Non
     assert not (tmp_path / "run").exists()
 
 
+def test_bfloat16_on_a_cpu_is_refused(tiny_index: Index, tmp_path: Path) -> None:
+    settings = recipe(tiny_index, tmp_path / "run")
+    settings["train"]["precision"] = "bf16"
+    with pytest.raises(ConfigError, match=r"precision bf16 on a CPU: .* use auto"):
+        run(settings)
+
+
 def test_the_average_is_what_is_kept(whole_student: Path) -> None:
     last, best = load_checkpoint(whole_student / "last.pt"), weights(whole_student, "best.pt")
     if last["state"]["best"]["step"] == 6:

@@ -86,7 +86,7 @@ def test_prefix_tokens_are_dropped():
     ("taps", "message"),
     [
         ([Tap(name="a", module="stemm")], r"tap 'a'.*no module 'stemm'; did you mean 'stem'\?"),
-        ([Tap(name="a", module="zzz")], r"no module 'zzz'; known: bn, drop, head, pair"),
+        ([Tap(name="a", module="zzz")], r"no module 'zzz'; known: bn, drop, frames5d, head"),
         ([Tap(name="a", module="twice")], r"tap 'a' \(twice\) fires 2 times"),
         ([Tap(name="a", module="unused")], r"tap 'a' \(unused\) fires 0 times"),
         ([Tap(name="a", module="bn")], r"tap 'a' \(bn\) is overwritten in place"),

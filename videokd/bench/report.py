@@ -19,6 +19,7 @@ from videokd.bench.tables import (
     markdown_escape,
     markdown_rows,
     markdown_table,
+    print_results,
     results_table,
 )
 from videokd.errors import UserError
@@ -30,6 +31,7 @@ __all__ = [
     "confusion_section",
     "markdown_table",
     "pareto_front",
+    "print_results",
     "results_table",
     "write_report",
 ]

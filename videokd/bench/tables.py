@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ Cell = str | float | int | None
 NOT_MEASURED = "\N{EN DASH}"
 
 QUICK_MARK = "†"
+_WIDTH_OF_FILES = 110
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,14 @@ def results_table(results: Sequence[BenchmarkResult]) -> Table:
         # `Text`, so that a model named "[x]" is a name and not markup.
         table.add_row(*(Text(text(result)) for _, text in columns))
     return table
+
+
+def print_results(results: Sequence[BenchmarkResult]) -> None:
+    """The table on stdout; a file or a pipe gets it at a width that folds nothing."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else _WIDTH_OF_FILES
+    Console(width=width).print(results_table(results))
 
 
 def markdown_table(results: Sequence[BenchmarkResult]) -> str:

@@ -75,7 +75,7 @@ def inspect_video(path: Path) -> Iterator[Scanned]:
             return
         decoded = _decode_whole(path)
     except UnreadableVideo as error:
-        yield ScanFailure(path, f"not a video, or damaged: {error.reason}")
+        yield ScanFailure(path, error.reason)
         return
     except (OSError, ValueError, RuntimeError) as error:
         yield ScanFailure(path, " ".join(str(error).split()) or type(error).__name__)
@@ -129,8 +129,8 @@ def _decode_whole(path: Path) -> _Decoded:
     stamps: list[int | None] = []
     kept: dict[int, Any] = {}
     last: deque[Any] = deque(maxlen=2)
-    num_corrupt, sizes, note = 0, set(), ""
-    with PyAVReader(path) as reader:
+    num_corrupt, sizes, fault, note = 0, set(), "", ""
+    with _opened(path) as reader:
         packets, time_base, rate = reader.packets(), reader.time_base, reader.rate
         keep = _frames_to_keep(packets.num_expected)
         try:
@@ -142,15 +142,17 @@ def _decode_whole(path: Path) -> _Decoded:
                 if position in keep:
                     kept[position] = frame
         except UnreadableVideo as error:
-            note = f"{len(stamps)} of {packets.num_expected} frames decode, then: {error.reason}"
+            fault = error.reason
     if not stamps:
-        raise UnreadableVideo(path, "no frame decodes")
+        raise UnreadableVideo(path, f"no frame decodes{fault and f': {fault}'}")
     if len(sizes) > 1:
         raise UnreadableVideo(path, "its frames change size or orientation on the way")
     kept.update((len(stamps) - len(last) + i, frame) for i, frame in enumerate(last))
     shape = to_rgb(last[-1]).shape
     step = max(1, max(shape) // THUMB_PX)
-    if num_corrupt and not note:
+    if fault:
+        note = f"{len(stamps)} of {packets.num_expected} frames decode, then: {fault}"
+    elif num_corrupt:
         note = f"{num_corrupt} frames are marked as corrupt by the decoder"
     result = ScanResult(
         path=path,
@@ -165,6 +167,13 @@ def _decode_whole(path: Path) -> _Decoded:
     )
     thumbs = {i: to_rgb(f)[::step, ::step].astype(np.int16) for i, f in kept.items()}
     return _Decoded(result, thumbs, step, packets.has_leading_frames)
+
+
+def _opened(path: Path) -> PyAVReader:
+    try:
+        return PyAVReader(path)
+    except UnreadableVideo as error:
+        raise UnreadableVideo(path, f"not a video, or damaged: {error.reason}") from None
 
 
 def _frames_to_keep(expected: int) -> set[int]:

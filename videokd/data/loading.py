@@ -109,11 +109,12 @@ class TrainLoader:
             seed: of the order of videos and of all draws, at least 0.
             rank: this process among the `world_size` that train together.
             world_size: processes that train together.
-            require_label: refuse videos without a label.
+            require_label: refuse videos without exactly one label.
 
         Raises:
-            UserError: no such split, fewer videos than a global batch, a video without a label,
-                one that is too short where that is refused, `swaps` with an unknown class.
+            UserError: no such split, fewer videos than a global batch, a video without exactly one
+                label where that is required, a missing file, one that is too short where that is
+                refused, `swaps` with an unknown class.
             ConfigError: samplings that the teacher view cannot bring together.
         """
         _check_ranks(batch_size, rank, world_size)
@@ -187,8 +188,8 @@ class EvalLoader:
         """Check everything that can be known before the first batch.
 
         Raises:
-            UserError: no such split, a video without a label, one that is too short where that is
-                refused.
+            UserError: no such split, a video without exactly one label where that is required, a
+                missing file, one that is too short where that is refused.
         """
         _check_ranks(batch_size, rank, world_size)
         check_views(num_clips, num_crops)

@@ -22,7 +22,7 @@ SPLITS = ("train", "val", "test")
 
 
 def group_by_pattern(annotations: Sequence[Annotation], pattern: str) -> list[Annotation]:
-    r"""Fill the group from the file name: the first parenthesised part of a regular expression.
+    r"""Fill the group from the file name without its ending: the first parenthesised part of a regular expression.
 
     `a\\d+_(s\\d+)_t` takes `s1` out of `a3_s1_t2_color.mp4`; it may match anywhere in the name.
 
@@ -39,7 +39,7 @@ def group_by_pattern(annotations: Sequence[Annotation], pattern: str) -> list[An
         )
     grouped = []
     for annotation in annotations:
-        match = compiled.search(annotation.path.name)
+        match = compiled.search(annotation.path.stem)
         if match is None or not match.group(1):
             raise UserError(f"{annotation.path}: its name does not match group pattern {pattern!r}")
         grouped.append(replace(annotation, group=match.group(1)))

@@ -27,7 +27,7 @@ def predict(
     if topk < 1:
         raise UserError(f"topk is {topk}; at least 1 is needed")
     views = trained.config.eval
-    fabric = create_fabric(device, trained.config.train.precision)
+    fabric = create_fabric(device, trained.precision)
     batch = read_clips(
         path, trained.model.spec, num_clips=views.num_clips, num_crops=views.num_crops
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from videokd.bench.report import ReportPaths, Section, results_table, write_report
+from videokd.bench.report import ReportPaths, Section, print_results, write_report
 from videokd.bench.result import BenchmarkResult
 from videokd.data.indexing import index_synthetic
 from videokd.errors import UserError
@@ -74,6 +74,7 @@ def run_demo(
         notes=_notes(len(index), results, seconds, quick=quick),
         commands=[_command(out, seed=seed, quick=quick)],
         sections=[_per_class(accuracy), _seconds_table(clock)],
+        chance_pct=100 / len(index.classes),
     )
     _print_outcome(results, paths, time.monotonic() - started)
     return DemoOutcome(results, paths, seconds)
@@ -173,9 +174,7 @@ def _seconds_table(clock: _Clock) -> Section:
 
 
 def _print_outcome(results: list[BenchmarkResult], paths: ReportPaths, seconds: float) -> None:
-    from rich.console import Console
-
-    Console().print(results_table(results))
+    print_results(results)
     print(f"report:  {paths.markdown}")
     print(f"page:    {paths.html}")
     print(f"picture: {paths.picture}")

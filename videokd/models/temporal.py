@@ -67,12 +67,11 @@ class TemporalShift(nn.Module):
             )
         given = frames.unflatten(0, (-1, self.num_frames))
         back, forth = slice(0, num_moved), slice(num_moved, 2 * num_moved)
-        # A fresh tensor of the same memory format, each element written once.
-        shifted = torch.empty_like(frames).unflatten(0, (-1, self.num_frames))
+        # A fresh tensor of the same memory format. Zeros, though most are overwritten: on an empty
+        # one, inductor (torch 2.15, CPU) leaves the borders unset and whole networks give NaN.
+        shifted = torch.zeros_like(frames).unflatten(0, (-1, self.num_frames))
         shifted[:, :-1, back] = given[:, 1:, back]
-        shifted[:, -1:, back] = 0
         shifted[:, 1:, forth] = given[:, :-1, forth]
-        shifted[:, :1, forth] = 0
         shifted[:, :, 2 * num_moved :] = given[:, :, 2 * num_moved :]
         return shifted.flatten(0, 1)
 

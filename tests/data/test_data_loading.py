@@ -1,0 +1,420 @@
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numbered_video import numbers_of, write_numbered
+
+from videokd.data import loading
+from videokd.data.index import Index
+from videokd.data.loading import (
+    DataConfig,
+    EvalLoader,
+    TrainLoader,
+    clip_tensor,
+    read_clips,
+    replay,
+)
+from videokd.data.sampling import SameFrames, SameSpan, WholeVideo
+from videokd.errors import ConfigError, UnreadableVideo, UserError
+from videokd.types import ClassNames, ClipBatch, Dense, InputSpec, Segment, VideoRecord
+
+STUDENT = InputSpec(sampling=Dense(num_frames=4, stride=4), short_side_px=36, crop_px=32)
+TEACHER = InputSpec(
+    sampling=Dense(num_frames=8, stride=2), short_side_px=50, crop_px=48, resample="bicubic"
+)
+READABLE = InputSpec(sampling=Segment(num_segments=5), short_side_px=64, crop_px=64)
+"""Large enough to read the numbers: nothing is cut from the height."""
+
+
+@pytest.fixture
+def index(records: tuple[VideoRecord, ...], classes: ClassNames) -> Index:
+    return Index(Path("videos.csv"), classes, records)
+
+
+def config(**settings) -> DataConfig:
+    augment = {"flip": {"probability": 0.5, "swaps": [["left", "right"]]}}
+    return DataConfig(**{"index": "videos.csv", "num_workers": 0, "augment": augment, **settings})
+
+
+def train_loader(index: Index, settings: DataConfig | None = None, **options) -> TrainLoader:
+    given = {
+        "student": STUDENT,
+        "teacher": TEACHER,
+        "teacher_view": SameFrames(),
+        "batch_size": 2,
+        "seed": 7,
+        **options,
+    }
+    return TrainLoader(index, settings or config(), **given)
+
+
+def same(a: ClipBatch, b: ClipBatch) -> bool:
+    def parts(batch: ClipBatch) -> list:
+        tensors = [*batch.frames.values(), *batch.frame_seconds.values()]
+        return [*tensors, batch.targets, batch.has_label, batch.video_ids]
+
+    draws = all(
+        (x.video_id, x.entropy, x.crops, x.flip) == (y.video_id, y.entropy, y.crops, y.flip)
+        and all((x.frame_ids[name] == y.frame_ids[name]).all() for name in x.frame_ids)
+        for x, y in zip(a.draws, b.draws, strict=True)
+    )
+    equal = all(torch.equal(x, y) for x, y in zip(parts(a), parts(b), strict=True))
+    return draws and equal and a.frames.keys() == b.frames.keys() and a.unreadable == b.unreadable
+
+
+def test_a_training_batch(index: Index) -> None:
+    loader = train_loader(index)
+    assert (loader.steps_per_epoch, loader.num_videos) == (3, 6)
+    batches = list(loader.batches(0, 3))
+    assert sorted(torch.cat([b.video_ids for b in batches]).tolist()) == index.select("train")
+    for batch in batches:
+        assert batch.frames["student"].shape == (2, 1, 4, 32, 32, 3)
+        assert batch.frames["teacher"].shape == (2, 1, 8, 48, 48, 3)
+        assert batch.has_label.tolist() == [True, True]
+        for row, draw in enumerate(batch.draws):
+            record = index.records[draw.video_id]
+            student_ids, teacher_ids = draw.frame_ids["student"], draw.frame_ids["teacher"]
+            assert set(student_ids[0].tolist()) <= set(teacher_ids[0].tolist())
+            seconds = batch.frame_seconds["student"][row]
+            assert seconds.tolist() == (student_ids / 25).astype(np.float32).tolist()
+            label = record.labels[0] ^ draw.flip
+            assert batch.targets[row].tolist() == [float(label == 0), float(label == 1)]
+            assert draw.entropy == (7, 0, draw.video_id, 0)
+
+
+def test_mirrored_clips_are_mirrored_and_their_labels_swapped(index: Index) -> None:
+    augment = {"crop": {"kind": "centre"}, "flip": {"swaps": [["left", "right"]]}}
+    never = config(augment=augment)
+    augment["flip"] = {**augment["flip"], "probability": 1.0}
+    always = config(augment=augment)
+    batches = [next(train_loader(index, c).batches(0, 1)) for c in (never, always)]
+    for name in ("student", "teacher"):
+        plain, mirrored = (batch.frames[name] for batch in batches)
+        assert torch.equal(mirrored, plain.flip(-2))
+        assert not torch.equal(mirrored, plain)
+    assert torch.equal(batches[1].targets, batches[0].targets.flip(-1))
+
+
+def test_the_frames_are_those_of_the_draw(index: Index) -> None:
+    settings = config(augment={"crop": {"kind": "random"}})
+    loader = train_loader(
+        index, settings, student=READABLE, teacher=None, teacher_view=None, batch_size=6
+    )
+    checked = 0
+    for batch in loader.batches(0, 8):
+        for row, draw in enumerate(batch.draws):
+            # The numbers' low bits are at the left: readable where nothing is cut there.
+            if draw.crops[0].left != 0:
+                continue
+            frames = batch.frames["student"][row, 0].numpy()
+            wide = np.pad(frames, ((0, 0), (0, 0), (0, 32), (0, 0)))
+            assert numbers_of(wide) == draw.frame_ids["student"][0].tolist()
+            checked += 1
+    assert checked >= 1
+
+
+def test_a_draw_replays_to_the_same_pixels(index: Index) -> None:
+    specs = {"student": STUDENT, "teacher": TEACHER}
+    for batch in train_loader(index).batches(0, 4):
+        for row, draw in enumerate(batch.draws):
+            frames, seconds = replay(index.records[draw.video_id], draw, specs)
+            for name in specs:
+                assert (frames[name] == batch.frames[name][row].numpy()).all()
+                assert (seconds[name] == batch.frame_seconds[name][row].numpy()).all()
+
+
+def test_batches_do_not_depend_on_workers_nor_move_global_chance(index: Index) -> None:
+    torch.manual_seed(0)
+    np.random.seed(0)
+    before = torch.random.get_rng_state(), np.random.get_state()[1].tolist()
+    alone = list(train_loader(index).batches(1, 8))
+    helped = list(train_loader(index, config(num_workers=2)).batches(1, 8))
+    assert len(alone) == 7
+    assert all(same(a, b) for a, b in zip(alone, helped, strict=True))
+    assert torch.equal(before[0], torch.random.get_rng_state())
+    assert before[1] == np.random.get_state()[1].tolist()
+
+
+def test_starting_at_a_step_resumes_exactly(index: Index) -> None:
+    whole = list(train_loader(index).batches(0, 9))
+    again = train_loader(index)
+    assert all(same(a, b) for a, b in zip(whole[4:], again.batches(4, 9), strict=True))
+    assert not same(whole[0], whole[3])  # another epoch: another order, other draws
+    assert list(again.batches(5, 5)) == []
+    other = list(train_loader(index, seed=8).batches(0, 9))
+    assert not any(same(a, b) for a, b in zip(whole, other, strict=True))
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_share_the_global_batch(index: Index, ranks: int) -> None:
+    whole = train_loader(index, batch_size=6)
+    parts = [
+        train_loader(index, batch_size=6 // ranks, rank=rank, world_size=ranks)
+        for rank in range(ranks)
+    ]
+    assert {part.steps_per_epoch for part in parts} == {whole.steps_per_epoch} == {1}
+    for step in range(3):
+        one = next(whole.batches(step, step + 1))
+        of_ranks = [next(part.batches(step, step + 1)) for part in parts]
+        for rank, batch in enumerate(of_ranks):
+            assert torch.equal(batch.video_ids, one.video_ids[rank::ranks])
+            assert torch.equal(batch.frames["teacher"], one.frames["teacher"][rank::ranks])
+            assert torch.equal(batch.targets, one.targets[rank::ranks])
+
+
+@pytest.mark.parametrize(
+    ("view", "teacher_shape"),
+    [(SameSpan(), (2, 1, 8, 48, 48, 3)), (WholeVideo(num_clips=3), (2, 3, 8, 48, 48, 3))],
+)
+def test_teacher_views(index: Index, view, teacher_shape) -> None:
+    batch = next(train_loader(index, teacher_view=view).batches(0, 1))
+    assert batch.frames["teacher"].shape == teacher_shape
+    alone = next(train_loader(index, teacher=None, teacher_view=None).batches(0, 1))
+    assert torch.equal(alone.frames["student"], batch.frames["student"])
+    assert alone.frames.keys() == {"student"}
+
+
+def test_an_unreadable_video_is_dropped_and_named(index: Index, tmp_path: Path) -> None:
+    records = list(index.records)
+    for i, text in ((1, "no video"), (5, "")):
+        bad = tmp_path / f"{i}.mp4"
+        bad.write_text(text)
+        records[i] = replace(records[i], path=bad)
+    faulty = replace(index, records=tuple(records))
+    whole = next(train_loader(index, batch_size=6).batches(0, 1))
+    batch = next(train_loader(faulty, batch_size=6).batches(0, 1))
+    assert sorted(video_id for video_id, _ in batch.unreadable) == [1, 5]
+    assert all(reason and "\n" not in reason for _, reason in batch.unreadable)
+    kept = [row for row, i in enumerate(whole.video_ids.tolist()) if i not in (1, 5)]
+    assert torch.equal(batch.frames["student"], whole.frames["student"][kept])
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_batch_without_any_readable_video_stops(
+    index: Index, tmp_path: Path, num_workers: int
+) -> None:
+    none = tuple(replace(r, path=tmp_path / f"{i}.mp4") for i, r in enumerate(index.records))
+    for record in none:
+        record.path.write_text("no video")
+    loader = train_loader(replace(index, records=none), config(num_workers=num_workers))
+    with pytest.raises(UnreadableVideo, match=r"\d\.mp4: cannot be read as a video: [^\n]+$"):
+        next(loader.batches(0, 1))
+
+
+def test_a_file_that_changed_since_the_scan_is_unreadable(index: Index, tmp_path: Path) -> None:
+    longer = write_numbered(tmp_path / "longer.mp4", 40)
+    other_size = write_numbered(tmp_path / "size.mp4", 21, size=(128, 192))
+    record = index.records[1]
+    for path, why in ((longer, "shows 40 frames, the index says 21"), (other_size, "128x192 px")):
+        batch = next(train_loader(index, batch_size=6).batches(0, 1))
+        draw = next(d for d in batch.draws if d.video_id == 1)
+        with pytest.raises(UnreadableVideo, match=why):
+            replay(replace(record, path=path, reader="decord"), draw, {"student": STUDENT})
+
+
+def children() -> set[int]:
+    task = Path(f"/proc/{os.getpid()}/task")
+    return {int(pid) for t in task.iterdir() for pid in (t / "children").read_text().split()}
+
+
+def wait_for(condition, seconds: float = 10) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's /proc")
+def test_dropping_the_iterator_ends_its_workers(index: Index) -> None:
+    before = children()
+    batches = train_loader(index, config(num_workers=2)).batches(0, 1000)
+    next(batches)
+    assert len(children() - before) >= 2
+    del batches
+    gc.collect()
+    assert wait_for(lambda: not children() - before)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's /proc")
+def test_a_worker_that_dies_is_a_plain_error(index: Index) -> None:
+    before = children()
+    batches = train_loader(index, config(num_workers=1)).batches(0, 100000)
+    next(batches)
+    for pid in children() - before:
+        if "resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_text():
+            os.kill(pid, signal.SIGKILL)
+    with pytest.raises(UserError, match="a process that decodes videos died"):
+        list(batches)
+
+
+def test_evaluation_sees_every_video_once(index: Index) -> None:
+    def ids(**options) -> list[int]:
+        loader = EvalLoader(
+            index,
+            config(**options.pop("settings", {})),
+            spec=STUDENT,
+            split="train",
+            num_clips=2,
+            num_crops=3,
+            batch_size=4,
+            **options,
+        )
+        batches = list(loader)
+        assert len(batches) == len(loader)
+        assert loader.num_videos == 6
+        assert all(b.frames["student"].shape[1:] == (6, 4, 32, 32, 3) for b in batches)
+        return [i for b in batches for i in b.video_ids.tolist()]
+
+    assert ids() == ids(settings={"num_workers": 2}) == [0, 1, 2, 5, 6, 7]
+    assert [ids(rank=rank, world_size=4) for rank in range(4)] == [[0, 6], [1, 7], [2], [5]]
+
+
+def test_evaluation_views_are_ordered_by_clip_then_crop(index: Index) -> None:
+    loader = EvalLoader(
+        index, config(), spec=READABLE, split="test", num_clips=2, num_crops=3, batch_size=1
+    )
+    batch = next(iter(loader))
+    draw = batch.draws[0]
+    assert (draw.video_id, draw.entropy, draw.flip) == (4, (), False)
+    # n = 24 in five segments of 4, 5, 5, 5, 5 frames: [0,4) [4,9) [9,14) [14,19) [19,24).
+    first, second = [1, 5, 10, 15, 20], [3, 7, 12, 17, 22]
+    assert draw.frame_ids["student"].tolist() == [first] * 3 + [second] * 3
+    assert [crop.left for crop in draw.crops] == [0, 16 / 96, 32 / 96] * 2
+    for view, ids in ((0, first), (3, second)):
+        frames = np.pad(batch.frames["student"][0, view].numpy(), ((0, 0), (0, 0), (0, 32), (0, 0)))
+        assert numbers_of(frames) == ids
+    assert batch.frame_seconds["student"][0, 3].tolist() == pytest.approx([i / 25 for i in second])
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_evaluation_stops_at_an_unreadable_video(
+    index: Index, tmp_path: Path, num_workers: int
+) -> None:
+    bad = tmp_path / "bad.mp4"
+    bad.write_text("no video")
+    records = (*index.records[:4], replace(index.records[4], path=bad), *index.records[5:])
+    loader = EvalLoader(
+        replace(index, records=records),
+        config(num_workers=num_workers),
+        spec=STUDENT,
+        split="test",
+        num_clips=1,
+        num_crops=1,
+        batch_size=1,
+    )
+    with pytest.raises(UnreadableVideo, match=r"^\S+bad\.mp4: cannot be read as a video: [^\n]+$"):
+        list(loader)
+
+
+def test_faults_of_rows_show_at_construction(index: Index) -> None:
+    unlabelled = (*index.records[:2], replace(index.records[2], labels=()), *index.records[3:])
+    faulty = replace(index, records=unlabelled)
+    eval_options = {"spec": STUDENT, "num_clips": 1, "num_crops": 1, "batch_size": 1}
+    with pytest.raises(UserError, match=r"videos\.csv:4: .*p2_clip 2\.mp4 has no label"):
+        train_loader(faulty)
+    with pytest.raises(UserError, match=r"videos\.csv:4: .* has no label"):
+        EvalLoader(faulty, config(), split="train", **eval_options)
+    batch = next(train_loader(faulty, batch_size=6, require_label=False).batches(0, 1))
+    assert sorted(batch.has_label.tolist()) == [False] + [True] * 5
+    assert batch.targets[~batch.has_label].sum() == 0
+    long = InputSpec(
+        sampling=Dense(num_frames=6, stride=4, past_end="refuse"), short_side_px=36, crop_px=32
+    )
+    with pytest.raises(UserError, match=r"videos\.csv:2: .* has 20 frames and a clip spans 21"):
+        train_loader(index, student=long, teacher=None, teacher_view=None)
+    with pytest.raises(UserError, match=r"no video is in split 'dev'; videos by split"):
+        EvalLoader(index, config(), split="dev", **eval_options)
+
+
+def test_settings_that_cannot_be(index: Index) -> None:
+    with pytest.raises(UserError, match="split 'train' has 6 videos, fewer than one batch of 8"):
+        train_loader(index, batch_size=4, world_size=2)
+    swaps = {"flip": {"swaps": [["left", "rihgt"]]}}
+    with pytest.raises(UserError, match="'rihgt' is not one of the 2 classes; did you mean 'right"):
+        train_loader(index, config(augment=swaps))
+    fast = STUDENT.model_copy(update={"sampling": Dense(num_frames=4, stride=3)})
+    with pytest.raises(ConfigError, match="teacher view same_frames: the student's stride 3"):
+        train_loader(index, student=fast)
+    with pytest.raises(ConfigError, match="a teacher's input needs a teacher view"):
+        train_loader(index, teacher_view=None)
+    with pytest.raises(ConfigError, match="seed is -1"):
+        train_loader(index, seed=-1)
+    with pytest.raises(ConfigError, match="batch_size is 0"):
+        train_loader(index, batch_size=0)
+    with pytest.raises(ConfigError, match="num_crops 1 or 3, not 1 and 2"):
+        EvalLoader(
+            index, config(), spec=STUDENT, split="val", num_clips=1, num_crops=2, batch_size=1
+        )
+
+
+def test_the_reader_can_be_forced(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    original = loading.replay.__globals__["open_video"]
+
+    def spy(path, reader, **options):
+        opened.append(reader)
+        return original(path, reader, **options)
+
+    monkeypatch.setitem(loading.replay.__globals__, "open_video", spy)
+    batches = [
+        next(train_loader(index, config(reader=reader), batch_size=6).batches(0, 1))
+        for reader in ("auto", "decord", "pyav")
+    ]
+    assert sorted(opened[:6]) == ["decord"] * 3 + ["pyav"] * 3
+    assert opened[6:] == ["decord"] * 6 + ["pyav"] * 6
+    assert same(batches[0], batches[1])
+    assert same(batches[0], batches[2])
+
+
+def test_several_labels_a_video(index: Index) -> None:
+    both = (replace(index.records[0], labels=(0, 1)), *index.records[1:])
+    multi = replace(index, records=both)
+    batch = next(train_loader(multi, batch_size=6, require_label=False).batches(0, 1))
+    row = batch.video_ids.tolist().index(0)
+    assert batch.targets[row].tolist() == [1, 1]
+    with pytest.raises(UserError, match=r"videos\.csv:2: .* has 2 labels; give it one"):
+        train_loader(multi)
+
+
+def test_a_missing_file_shows_at_construction(index: Index, tmp_path: Path) -> None:
+    gone = (*index.records[:2], replace(index.records[2], path=tmp_path / "gone.mp4"))
+    faulty = replace(index, records=(*gone, *index.records[3:]))
+    with pytest.raises(UserError, match=r"videos\.csv:4: no such file: .*gone\.mp4"):
+        train_loader(faulty)
+
+
+def test_clip_tensor_is_the_networks_layout() -> None:
+    frames = torch.randint(0, 256, (2, 3, 4, 5, 5, 3), dtype=torch.uint8)
+    clips = clip_tensor(frames)
+    assert clips.shape == (6, 3, 4, 5, 5)
+    assert clips.dtype == torch.float32
+    assert clips.is_contiguous()
+    for b, v, t in ((0, 0, 0), (1, 2, 3), (0, 1, 2)):
+        expected = frames[b, v, t].permute(2, 0, 1).float() / 255
+        assert torch.equal(clips[b * 3 + v, :, t], expected)
+
+
+def test_clips_of_a_file_that_is_in_no_index(index: Index, tmp_path: Path) -> None:
+    record = index.records[4]
+    batch = read_clips(record.path, READABLE, num_clips=2, num_crops=3)
+    loader = EvalLoader(
+        index, config(), spec=READABLE, split="test", num_clips=2, num_crops=3, batch_size=1
+    )
+    assert torch.equal(batch.frames["student"], next(iter(loader)).frames["student"])
+    assert batch.targets.shape == (1, 0)
+    assert batch.has_label.tolist() == [False]
+    with pytest.raises(UnreadableVideo, match=r"nowhere\.mp4: .*no such file"):
+        read_clips(tmp_path / "nowhere.mp4", READABLE, num_clips=1, num_crops=1)
+    long = InputSpec(
+        sampling=Dense(num_frames=99, stride=4, past_end="refuse"), short_side_px=36, crop_px=32
+    )
+    with pytest.raises(UserError, match="the video has 24 frames and a clip spans 393"):
+        read_clips(record.path, long, num_clips=1, num_crops=1)
