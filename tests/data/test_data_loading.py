@@ -364,14 +364,17 @@ def test_the_reader_can_be_forced(index: Index, monkeypatch: pytest.MonkeyPatch)
         return original(path, reader, **options)
 
     monkeypatch.setitem(loading.replay.__globals__, "open_video", spy)
+    exact = replace(index, records=tuple(replace(r, reader="decord") for r in index.records))
     batches = [
-        next(train_loader(index, config(reader=reader), batch_size=6).batches(0, 1))
-        for reader in ("auto", "decord", "pyav")
+        next(train_loader(given, config(reader=reader), batch_size=6).batches(0, 1))
+        for given, reader in ((index, "auto"), (exact, "decord"), (index, "pyav"))
     ]
     assert sorted(opened[:6]) == ["decord"] * 3 + ["pyav"] * 3
     assert opened[6:] == ["decord"] * 6 + ["pyav"] * 6
     assert same(batches[0], batches[1])
     assert same(batches[0], batches[2])
+    with pytest.raises(UserError, match=r"videos\.csv:2: .* decord is not exact for this file"):
+        train_loader(index, config(reader="decord"))
 
 
 def test_several_labels_a_video(index: Index) -> None:

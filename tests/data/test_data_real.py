@@ -62,7 +62,7 @@ def test_the_chosen_reader_is_exact_wherever_it_jumps(shared_data: Path) -> None
         n, step = result.num_frames, max(1, max(result.height, result.width) // 100)
         with PyAVReader(result.path) as reader:
             truth = []
-            for frame, _ in zip(reader.frames(), range(n), strict=False):
+            for _, frame in zip(range(n), reader.frames(), strict=False):
                 truth.append(to_rgb(frame)[::step, ::step].astype(np.int16))
         for size in (1, 2, 8, 16) * 3:
             ids = generator.choice(n, min(size, n), replace=False)

@@ -91,3 +91,10 @@ def test_the_document_says_its_protocol(tiny_control: Path) -> None:
     assert low <= document["top1_pct"] <= high
     again = evaluate(tiny_control, device="cpu", quiet=True)
     assert json.loads((tiny_control / "eval.json").read_text(encoding="utf-8")) == again
+
+
+def test_denormal_numbers_are_flushed_before_anything_is_computed() -> None:
+    """A channel that all but died costs no time, and adds nothing that fp32 can still tell."""
+    torch.set_flush_denormal(False)
+    create_fabric("cpu")
+    assert (torch.tensor([1e-39]) * 0.5).item() == 0.0

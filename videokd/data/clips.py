@@ -93,9 +93,10 @@ def replay(
 
     Raises:
         UnreadableVideo: the file does not decode, or is not as it was when it was scanned.
+        UserError: the reader asked for is not exact for it.
     """
     union = np.unique(np.concatenate([draw.frame_ids[name].ravel() for name in specs]))
-    chosen = record.reader if reader == "auto" else reader
+    chosen = chosen_reader(record, reader)
     with open_video(record.path, chosen, num_frames=record.num_frames) as video:
         decoded = video.read(union)
     if decoded.shape[1:3] != (record.height, record.width):
@@ -121,6 +122,20 @@ def replay(
         )
         seconds[name] = frame_seconds(ids, fps=record.fps).astype(np.float32)
     return frames, seconds
+
+
+def chosen_reader(record: VideoRecord, choice: ReaderChoice) -> str:
+    """The reader for a file.
+
+    Raises:
+        UserError: decord is asked for where it gives other frames than asked for, in silence.
+    """
+    if choice == "decord" and record.reader != "decord":
+        raise UserError(
+            f"{record.path}: decord is not exact for this file, {record.reader} is; set reader to "
+            "auto"
+        )
+    return record.reader if choice == "auto" else choice
 
 
 def clip_tensor(frames: torch.Tensor) -> torch.Tensor:

@@ -95,20 +95,23 @@ def inspect_video(path: Path) -> Iterator[Scanned]:
 @dataclass(frozen=True, slots=True)
 class _Decoded:
     result: ScanResult
-    thumbs: dict[int, NDArray[np.int16]]
-    """Frame number -> every k-th pixel; the samples, their neighbours and the last two."""
+    frames: dict[int, Any]
+    """Frame number -> PyAV's frame; the samples, their neighbours and the last two."""
     step: int
-    """k."""
+    """Frames are compared on every step-th pixel of both directions."""
     has_leading_frames: bool
     """See `Packets.has_leading_frames`."""
 
+    def thumb(self, frame_id: int) -> NDArray[np.int16]:
+        """Every step-th pixel of a frame that was kept."""
+        return to_rgb(self.frames[frame_id])[:: self.step, :: self.step].astype(np.int16)
+
     @property
     def samples(self) -> list[int]:
-        """Frames to compare, unsorted on purpose: reading backwards is where readers go wrong."""
+        """Frames to compare: the first, the last, and those between that were kept, ascending."""
         n = self.result.num_frames
         spread = {i * (n - 1) // (NUM_SAMPLES - 1) for i in range(NUM_SAMPLES)}
-        known = sorted(spread & self.thumbs.keys())
-        return known[1::2] + known[::2][::-1]
+        return sorted(spread & self.frames.keys())
 
 
 def _not_a_video(path: Path) -> str:
@@ -165,8 +168,7 @@ def _decode_whole(path: Path) -> _Decoded:
         digest=_digest(path),
         note=note,
     )
-    thumbs = {i: to_rgb(f)[::step, ::step].astype(np.int16) for i, f in kept.items()}
-    return _Decoded(result, thumbs, step, packets.has_leading_frames)
+    return _Decoded(result, kept, step, packets.has_leading_frames)
 
 
 def _opened(path: Path) -> PyAVReader:
@@ -225,9 +227,9 @@ def _fault_of_pyav(path: Path, decoded: _Decoded) -> str:
 
 
 def _disagreement(name: str, reader: DecordReader | PyAVReader, decoded: _Decoded) -> str:
-    """Read the samples, unsorted, then one near the start again: the reader has to go back."""
+    """Read the samples, then one near the start again: the reader has to jump, and to go back."""
     samples = decoded.samples
-    calls = [np.array(samples), np.array(sorted(samples)[:2][-1:])]
+    calls = [np.array(samples), np.array(samples[:2][-1:])]
     for ids in calls:
         frames = reader.read(ids)
         size = (decoded.result.height, decoded.result.width)
@@ -235,12 +237,16 @@ def _disagreement(name: str, reader: DecordReader | PyAVReader, decoded: _Decode
             return f"{name} shows frames of {frames.shape[1]}x{frames.shape[2]}, not {size}"
         for frame_id, pixels in zip(ids.tolist(), frames, strict=True):
             thumb = pixels[:: decoded.step, :: decoded.step].astype(np.int16)
-            own = _difference(thumb, decoded.thumbs[frame_id])
-            beside = [decoded.thumbs.get(frame_id + near) for near in (-1, 1)]
-            nearest = min((_difference(thumb, b) for b in beside if b is not None), default=own)
-            if own > MAX_MEAN_DIFFERENCE or own > nearest:
+            own = _difference(thumb, decoded.thumb(frame_id))
+            if own > MAX_MEAN_DIFFERENCE or (own > 0 and own > _nearest(thumb, frame_id, decoded)):
                 return f"{name} shows another picture as frame {frame_id} ({own:.2f} of 255 off)"
     return ""
+
+
+def _nearest(thumb: NDArray[np.int16], frame_id: int, decoded: _Decoded) -> float:
+    """Difference from the neighbour that is more like it."""
+    beside = [i for i in (frame_id - 1, frame_id + 1) if i in decoded.frames]
+    return min((_difference(thumb, decoded.thumb(i)) for i in beside), default=255.0)
 
 
 def _difference(a: NDArray[np.int16], b: NDArray[np.int16]) -> float:

@@ -29,6 +29,7 @@ from videokd.data.clips import (
     ReaderChoice,
     batch_of,
     check_views,
+    chosen_reader,
     clip_tensor,
     eval_draw,
     read_clips,
@@ -72,7 +73,8 @@ class DataConfig(Config):
     max_unreadable_pct: float = Field(default=1.0, ge=0, le=100)
     """Training stops when more than this share of the videos asked for does not decode."""
     reader: ReaderChoice = "auto"
-    """Reader of all files; auto: the one that the index says is exact for the file."""
+    """Reader of all files; auto: the one that the index says is exact for the file. decord is
+    refused where it is not exact."""
 
 
 class TrainLoader:
@@ -132,7 +134,7 @@ class TrainLoader:
                 f"batch of {global_batch}; take a smaller batch size"
             )
         specs = {STUDENT: student} if teacher is None else {STUDENT: student, TEACHER: teacher}
-        _check_videos(index, ids, specs.values(), require_label=require_label)
+        _check_videos(index, ids, specs.values(), config.reader, require_label=require_label)
         self.steps_per_epoch = len(ids) // global_batch
         """Batches an epoch, the same on every rank."""
         self.num_videos = len(ids)
@@ -194,7 +196,7 @@ class EvalLoader:
         _check_ranks(batch_size, rank, world_size)
         check_views(num_clips, num_crops)
         ids = index.select(split)
-        _check_videos(index, ids, [spec], require_label=require_label)
+        _check_videos(index, ids, [spec], config.reader, require_label=require_label)
         self.num_videos = len(ids)
         """Videos of the split, over all ranks."""
         self._num_workers = config.num_workers
@@ -366,8 +368,8 @@ def _iterate(source: _BatchSource, keys: range, num_workers: int) -> Iterator[Cl
         if "DataLoader worker" not in str(error):
             raise
         raise UserError(
-            f"a process that decodes videos died ({' '.join(str(error).split())}); look for lack "
-            "of memory, or find the file with `videokd data check`"
+            f"a process that decodes videos died ({' '.join(str(error).split())}); give it "
+            "more memory or fewer workers; if a file crashes the decoder, indexing again finds it"
         ) from None
     finally:
         del iterator
@@ -394,7 +396,12 @@ def _check_ranks(batch_size: int, rank: int, world_size: int) -> None:
 
 
 def _check_videos(
-    index: Index, ids: Sequence[int], specs: Iterable[InputSpec], *, require_label: bool
+    index: Index,
+    ids: Sequence[int],
+    specs: Iterable[InputSpec],
+    reader: ReaderChoice,
+    *,
+    require_label: bool,
 ) -> None:
     """Faults of single rows that would otherwise show hours into a run."""
     samplings = [spec.sampling for spec in specs]
@@ -406,6 +413,10 @@ def _check_videos(
             raise UserError(f"{index.where(i)}: {record.path} {fault}; give it one")
         if not record.path.is_file():
             raise UserError(f"{index.where(i)}: no such file: {record.path}")
+        try:
+            chosen_reader(record, reader)
+        except UserError as error:
+            raise UserError(f"{index.where(i)}: {error}") from None
         for sampling in samplings:
             if fault := refuses(sampling, num_frames=record.num_frames, fps=record.fps):
                 raise UserError(f"{index.where(i)}: {record.path}: {fault}")

@@ -377,7 +377,11 @@ class PyAVReader(_Reader):
 
 def to_rgb(frame: Any) -> Frames:
     """A PyAV frame as uint8 [H, W, 3], RGB, turned as the file says it is to be shown."""
-    pixels = frame.to_ndarray(format="rgb24")
+    import av
+
+    # PyAV 17 and newer start threads for each frame's conversion; workers are the parallelism.
+    one_thread = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 17 else {}
+    pixels = frame.reformat(format="rgb24", **one_thread).to_ndarray()
     quarters, rest = divmod(int(frame.rotation), 90)
     if rest:
         raise ValueError(f"it is to be shown turned by {frame.rotation} degrees, not by quarters")

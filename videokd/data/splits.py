@@ -22,9 +22,10 @@ SPLITS = ("train", "val", "test")
 
 
 def group_by_pattern(annotations: Sequence[Annotation], pattern: str) -> list[Annotation]:
-    r"""Fill the group from the file name without its ending: the first parenthesised part of a regular expression.
+    r"""Fill the group from the file name: the first parenthesised part of a regular expression.
 
-    `a\\d+_(s\\d+)_t` takes `s1` out of `a3_s1_t2_color.mp4`; it may match anywhere in the name.
+    `a\d+_(s\d+)_t` takes `s1` out of `a3_s1_t2_color.mp4`. It may match anywhere in the name but
+    not in its ending, where `p(\d+)` would find a 4 in each `.mp4`.
 
     Raises:
         UserError: a pattern that is none or has no group, or a file name that it does not match.
