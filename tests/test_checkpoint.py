@@ -40,7 +40,7 @@ def test_code_in_a_file_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     torch.save({"format": FORMAT, "model": Evil()}, tmp_path / "evil.pt")
     with pytest.raises(UserError, match=r"evil\.pt: not a readable checkpoint"):
         load_checkpoint(tmp_path / "evil.pt")
-    with pytest.raises(UserError, match=r"evil\.pt: not readable as plain weights"):
+    with pytest.raises(UserError, match=r"evil\.pt: not a readable checkpoint"):
         load_state_dict(tmp_path / "evil.pt")
     assert not (tmp_path / "evil").exists()
 

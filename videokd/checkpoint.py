@@ -40,17 +40,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; train first, or give the path of a .pt file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        RuntimeError,
-        EOFError,
-        ValueError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-    ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not a readable checkpoint of weights ({reason[:120]})") from None
+    content = _load_plain(path)
     if not isinstance(content, dict) or "format" not in content:
         raise UserError(
             f"{path}: weights, but not a videokd checkpoint; name it under init.weights to start "
@@ -75,17 +65,7 @@ def load_state_dict(path: Path) -> dict[str, torch.Tensor]:
         )
     if path.suffix == ".safetensors":
         return _load_safetensors(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        RuntimeError,
-        EOFError,
-        ValueError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-    ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not readable as plain weights ({reason[:120]})") from None
+    content = _load_plain(path)
     for key in ("model", "state_dict", "model_state", "model_state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -93,6 +73,16 @@ def load_state_dict(path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(content, dict) or not any(torch.is_tensor(v) for v in content.values()):
         raise UserError(f"{path}: holds no state dict (a mapping of names to tensors)")
     return {name: value for name, value in content.items() if torch.is_tensor(value)}
+
+
+def _load_plain(path: Path) -> Any:
+    """Tensors and plain data; a file that holds anything else is refused, and nothing is run."""
+    unreadable = RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except unreadable as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not a readable checkpoint of weights ({reason[:120]})") from None
 
 
 def _load_safetensors(path: Path) -> dict[str, torch.Tensor]:

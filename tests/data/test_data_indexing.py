@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -27,10 +26,10 @@ def test_the_embedded_set_is_indexed_by_its_folders(tiny_index: Index) -> None:
 
 def test_a_finished_set_is_only_read(tiny_index: Index) -> None:
     out = tiny_index.path.parent
-    before = {path: os.stat(path).st_mtime_ns for path in out.rglob("*.*")}
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.*")}
     again = index_synthetic(out, preset="tiny", seed=0, num_processes=1)
     assert again.records == tiny_index.records
-    assert {path: os.stat(path).st_mtime_ns for path in out.rglob("*.*")} == before
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.*")} == before
 
 
 def test_another_seed_does_not_overwrite(tiny_index: Index) -> None:
