@@ -274,6 +274,22 @@ def flush_denormals() -> None:
     torch.set_flush_denormal(True)
 
 
+def share_cores(num_workers: int) -> None:
+    """Compute on as many threads as there are cores that no worker decodes on, at least one.
+
+    A thread more than there are cores costs more than it gives: the others wait for it, spinning
+    (measured on two cores: a small student trains twice as fast on one thread beside one worker as
+    on two). `OMP_NUM_THREADS` is the user's own choice and stays.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, _num_cores() - num_workers))
+
+
+def _num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def share_of_batch(config: TrainConfig, world_size: int) -> int:
     """Videos of one step that fall to each process."""
     parts = world_size * config.accumulate
@@ -286,12 +302,19 @@ def share_of_batch(config: TrainConfig, world_size: int) -> int:
 
 
 def create_fabric(
-    device: Device = "auto", precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: Device = "auto",
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    *,
+    num_workers: int = 0,
 ) -> Fabric:
-    """Lightning Fabric on the device at hand; under torchrun, one process of its group."""
+    """Lightning Fabric on the device at hand; under torchrun, one process of its group.
+
+    `num_workers` processes decode beside it; what they need of the CPU is left to them.
+    """
     from lightning_fabric import Fabric
 
     flush_denormals()
+    share_cores(num_workers)
     use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     if use_cuda and not torch.cuda.is_available():
         raise ConfigError("device cuda: PyTorch sees no CUDA device here; use cpu or auto")

@@ -63,7 +63,7 @@ def train(config: RunConfig, *, device: Device = "auto", quiet: bool = False) ->
     is_new = not claims_folder(config)
     for part in run_dir.glob(".*.part"):
         part.unlink(missing_ok=True)  # a kill in the middle of a write left it
-    fabric = create_fabric(device, config.train.precision)
+    fabric = create_fabric(device, config.train.precision, num_workers=config.data.num_workers)
     built = build(config, fabric, on_init=None if quiet else _say)
     trainer = built.trainer
     if is_new and fabric.is_global_zero:
@@ -120,7 +120,7 @@ def evaluate(
     """
     trained = run if isinstance(run, Trained) else load_trained(run)
     config = trained.config
-    fabric = create_fabric(device, trained.precision)
+    fabric = create_fabric(device, trained.precision, num_workers=config.data.num_workers)
     index = read_index(config.data.index)
     if index.classes != trained.classes:
         raise UserError(

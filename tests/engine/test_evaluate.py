@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import as_config, recipe
 
+from videokd import recipe as recipe_module
 from videokd.data.index import Index
 from videokd.data.loading import EvalLoader, clip_tensor
 from videokd.engine.evaluate import EvalConfig, VideoScores, score_videos
@@ -98,3 +99,23 @@ def test_denormal_numbers_are_flushed_before_anything_is_computed() -> None:
     torch.set_flush_denormal(False)
     create_fabric("cpu")
     assert (torch.tensor([1e-39]) * 0.5).item() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("num_cores", "num_workers", "expected"), [(8, 3, 5), (2, 1, 1), (2, 4, 1)]
+)
+def test_workers_leave_the_other_cores_to_the_network(
+    monkeypatch: pytest.MonkeyPatch, num_cores: int, num_workers: int, expected: int
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(recipe_module, "_num_cores", lambda: num_cores)
+    before = torch.get_num_threads()
+    try:
+        create_fabric("cpu", num_workers=num_workers)
+        assert torch.get_num_threads() == expected
+        monkeypatch.setenv("OMP_NUM_THREADS", "7")
+        torch.set_num_threads(2)
+        create_fabric("cpu", num_workers=num_workers)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
