@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from videokd.data import synthetic
+from videokd.data import motion, scenes, synthetic
 from videokd.data.synthetic import (
     CLASS_NAMES,
     CONFIG_FILE,
@@ -129,7 +129,7 @@ def test_the_appearance_does_not_depend_on_the_class(monkeypatch: pytest.MonkeyP
     )
     videos = []
     for label in range(len(CLASS_NAMES)):
-        monkeypatch.setattr(synthetic, "label_of", lambda number, label=label: label)
+        monkeypatch.setattr(scenes, "label_of", lambda number, label=label: label)
         videos.append(render_video(frozen, "train", 0)[0])
     assert all(np.array_equal(videos[0], video) for video in videos[1:])
 
@@ -140,7 +140,7 @@ def test_the_appearance_does_not_depend_on_the_class(monkeypatch: pytest.MonkeyP
 def paths_by_class(config: SyntheticConfig, nth: int = 0) -> dict[str, synthetic.Trajectory]:
     """The paths that one and the same draw gives to each class."""
     return {
-        name: synthetic._draw_trajectory(np.random.default_rng([7, nth]), config, label)
+        name: motion.draw_trajectory(np.random.default_rng([7, nth]), config, label)
         for label, name in enumerate(CLASS_NAMES)
     }
 
