@@ -58,6 +58,14 @@ def test_bases_lie_below_and_overrides_above(tmp_path: Path) -> None:
     assert changed == Train(optim=Sgd(lr=2.0, momentum=0.0), epochs=7)
 
 
+def test_another_kind_replaces_the_mapping_below(tmp_path: Path) -> None:
+    write(tmp_path / "a.yaml", "optim: {kind: sgd, lr: 1.0, momentum: 0.5}\n")
+    path = write(tmp_path / "r.yaml", "base: a.yaml\noptim: {kind: adam, lr: 2}\n")
+    assert load_config(Train, path).optim == Adam(lr=2)
+    same = load_config(Train, path, ["optim.kind=sgd", "optim.lr=3"])
+    assert same.optim == Sgd(lr=3)
+
+
 def test_a_circle_of_bases_is_named(tmp_path: Path) -> None:
     write(tmp_path / "a.yaml", "base: b.yaml\n")
     write(tmp_path / "b.yaml", "base: a.yaml\n")

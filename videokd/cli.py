@@ -293,9 +293,9 @@ def report_command(
 ) -> None:
     """Tables and pictures of several runs: report.md, report.html, pareto.png, results.json."""
     from videokd.bench.report import print_results, write_report
-    from videokd.runs import saved_result
+    from videokd.runs import saved_results
 
-    results = [saved_result(run) for run in runs]
+    results = saved_results(runs)
     paths = write_report(results, out, title=title)
     if as_json:
         _print_json([result.to_dict() for result in results])

@@ -50,17 +50,20 @@ def load_config(
 
 
 def read_yaml(path: Path | str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Read a YAML file as a plain dict, with its `base:` files below it and overrides above it."""
-    data = _plain(_with_overrides(_read_with_bases(Path(path), seen=()), overrides))
+    """Read a YAML file as a plain dict, with its `base:` files below it and overrides above it.
+
+    Mappings are merged key by key; anything else is replaced. A mapping of another `kind` replaces
+    the one below as a whole: the settings of one kind mean nothing to another.
+    """
+    data = _with_overrides(_read_with_bases(Path(path), seen=()), overrides)
     _refuse_interpolation(data, source=str(path))
     return data
 
 
-def _with_overrides(merged: Any, overrides: Sequence[str]) -> Any:
+def _with_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    merged = OmegaConf.create(merged)
     for override in overrides:
         key, equals, _ = override.partition("=")
         if not equals or not key.strip():
@@ -68,18 +71,29 @@ def _with_overrides(merged: Any, overrides: Sequence[str]) -> Any:
                 f"override {override!r} is not of the form key=value, for example train.lr=1e-3"
             )
         try:
-            merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([override]))
+            data = _laid_over(data, _plain(OmegaConf.from_dotlist([override])))
         except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
             raise ConfigError(
                 f"override {override!r} cannot be applied: {_first_line(error)}"
             ) from None
+    return data
+
+
+def _laid_over(below: Any, above: Any) -> Any:
+    if not isinstance(below, dict) or not isinstance(above, dict):
+        return above
+    if "kind" in below and "kind" in above and below["kind"] != above["kind"]:
+        return above
+    merged = dict(below)
+    for key, value in above.items():
+        merged[key] = _laid_over(merged[key], value) if key in merged else value
     return merged
 
 
-def _plain(merged: Any) -> dict[str, Any]:
+def _plain(loaded: Any) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
-    data = OmegaConf.to_container(merged, resolve=False)
+    data = OmegaConf.to_container(loaded, resolve=False)
     assert isinstance(data, dict)
     return {str(key): value for key, value in data.items()}
 
@@ -98,7 +112,7 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: for an item that is not of the form key=value, or interpolation.
     """
-    data = _plain(_with_overrides({}, overrides))
+    data = _with_overrides({}, overrides)
     _refuse_interpolation(data, source="settings")
     return data
 
@@ -122,7 +136,7 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
     return f"known: {', '.join(sorted(known))}" if known else "nothing is allowed here"
 
 
-def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> Any:
+def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -138,14 +152,15 @@ def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> Any:
         raise ConfigError(f"{path}: not readable as YAML: {_first_line(error)}") from None
     if not isinstance(own, DictConfig):
         raise ConfigError(f"{path}: a recipe is a mapping of settings, not a list")
-    bases = own.pop(BASE_KEY, None)
-    if bases is None:
-        return own
-    names = [bases] if isinstance(bases, str) else list(bases)
-    if not all(isinstance(name, str) for name in names):
+    data = _plain(own)
+    bases = data.pop(BASE_KEY, [])
+    names = [bases] if isinstance(bases, str) else bases
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"{path}: {BASE_KEY} is a path or a list of paths, not {bases!r}")
-    merged = [_read_with_bases(path.parent / name, (*seen, resolved)) for name in names]
-    return OmegaConf.merge(*merged, own)
+    merged: dict[str, Any] = {}
+    for name in names:
+        merged = _laid_over(merged, _read_with_bases(path.parent / name, (*seen, resolved)))
+    return dict(_laid_over(merged, data))
 
 
 def _refuse_interpolation(value: Any, source: str, where: str = "") -> None:

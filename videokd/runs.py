@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -195,6 +197,18 @@ def saved_result(run_dir: Path) -> BenchmarkResult:
     result = read_results(run_dir / BENCH)[0]
     document = json.loads((run_dir / EVAL).read_text(encoding="utf-8"))
     return _with_accuracy(result, document)
+
+
+def saved_results(run_dirs: Sequence[Path]) -> list[BenchmarkResult]:
+    """What several run folders keep; equal networks in equal roles get their folder's name too."""
+    results = [saved_result(run_dir) for run_dir in run_dirs]
+    known = Counter((result.model, result.role) for result in results)
+    return [
+        dataclasses.replace(result, model=f"{result.model}, {run_dir.name}")
+        if known[result.model, result.role] > 1
+        else result
+        for run_dir, result in zip(run_dirs, results, strict=True)
+    ]
 
 
 def _with_accuracy(result: BenchmarkResult, document: dict[str, Any]) -> BenchmarkResult:
