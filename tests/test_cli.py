@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import recipe
+from tiny_recipes import recipe
 
 from videokd.cli import main
 from videokd.data.index import Index

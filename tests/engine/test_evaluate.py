@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import as_config, recipe
+from tiny_recipes import as_config, recipe
 
 from videokd import recipe as recipe_module
 from videokd.data.index import Index

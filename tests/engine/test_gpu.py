@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import as_config, recipe, student_recipe, teacher_recipe
+from tiny_recipes import as_config, recipe, student_recipe, teacher_recipe
 
 from videokd.data.index import Index
 from videokd.recipe import create_fabric

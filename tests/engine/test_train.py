@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import as_config, recipe, student_recipe, student_settings
+from tiny_recipes import as_config, recipe, student_recipe, student_settings
 
 from videokd.checkpoint import load_checkpoint
 from videokd.config import dump_yaml
