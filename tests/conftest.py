@@ -32,6 +32,7 @@ def _global_random_state_is_given_back() -> Iterator[None]:
     random.setstate(states[0])
     np.random.set_state(states[1])
     torch.set_rng_state(states[2])
+    torch.set_flush_denormal(False)  # what makes a Fabric sets it; hypothesis draws such numbers
 
 
 @pytest.fixture(scope="session")

@@ -81,8 +81,13 @@ def _load_plain(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except unreadable as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not a readable checkpoint of weights ({reason[:120]})") from None
+        # PyTorch's own text is a page about its defaults.
+        is_more = "Weights only load failed" in str(error)
+        reason = "it holds more than plain data" if is_more else type(error).__name__
+        raise UserError(
+            f"{path}: not a readable checkpoint of weights ({reason}); remove it to train again, "
+            "or give another"
+        ) from None
 
 
 def _load_safetensors(path: Path) -> dict[str, torch.Tensor]:

@@ -8,6 +8,7 @@ only by the commands that need it.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import warnings
 from enum import StrEnum
@@ -159,7 +160,7 @@ def index_command(
 
     request = IndexRequest(
         source=source,
-        lists=dict(_pair(text, "--list") for text in lists or []),
+        lists=_pairs(lists or [], "--list"),
         classes=classes,
         root=root,
         group_pattern=group_pattern,
@@ -332,11 +333,17 @@ def main(arguments: list[str] | None = None) -> None:
     # Importing pytorchvideo compiles a function in a way that torch has deprecated; not our user's
     # to mend.
     warnings.filterwarnings("ignore", message="`torch.jit.script`", category=FutureWarning)
+    if os.environ.get("RANK", "0") != "0":
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # one process speaks for all  # noqa: SIM115
     try:
         app(args=arguments)
     except UserError as error:
         print(f"videokd: {_one_line(error)}", file=sys.stderr)
         raise SystemExit(error.exit_status) from None
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"videokd: {place}{error.strerror or _one_line(error)}", file=sys.stderr)
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         print("videokd: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
@@ -344,6 +351,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
+
+
+def _pairs(texts: list[str], option: str) -> dict[str, Path]:
+    pairs = [_pair(text, option) for text in texts]
+    for name, _ in pairs:
+        if sum(name == other for other, _ in pairs) > 1:
+            raise ConfigError(f"{option} {name}=... is given twice; put the lines into one file")
+    return dict(pairs)
 
 
 def _pair(text: str, option: str) -> tuple[str, Path]:
@@ -355,14 +370,14 @@ def _pair(text: str, option: str) -> tuple[str, Path]:
 
 def _ratio(text: str) -> tuple[float, float, float]:
     parts = text.split(":")
-    if len(parts) != 3 or not all(part.replace(".", "", 1).isdigit() for part in parts):
+    if len(parts) != 3 or not all(part.replace(".", "", 1).isdecimal() for part in parts):
         raise ConfigError(f"--ratio {text!r} is not of the form 3:1:1 (train:val:test)")
     train, val, test = (float(part) for part in parts)
     return train, val, test
 
 
 def _positive_int(text: str, option: str) -> int:
-    if not text.strip().isdigit() or int(text) < 1:
+    if not text.strip().isdecimal() or int(text) < 1:
         raise ConfigError(f"{option} {text!r} is not a whole number above 0")
     return int(text)
 

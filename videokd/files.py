@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from videokd.errors import UserError
 
 
 @contextmanager
@@ -18,6 +21,37 @@ def written_beside(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def read_text(path: Path) -> str:
+    """A text file in UTF-8; `UserError` where it is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text in UTF-8"
+        raise UserError(f"{path}: cannot be read: {reason}") from None
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, 16 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def check_place(path: Path, *, is_folder: bool) -> None:
+    """Refuse a place where a file (or folder) cannot be written, before any work is done for it.
+
+    Raises:
+        UserError: something else lies there, above it is no folder, or it may not be written to.
+    """
+    if path.exists() and path.is_dir() != is_folder:
+        there, wanted = ("a file", "folder") if is_folder else ("a folder", "file")
+        raise UserError(f"{path}: {there} is there already; choose another {wanted}")
+    above = path if path.is_dir() else path.absolute().parent
+    while not above.exists():
+        above = above.parent
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(f"{path}: cannot be written, {above} is no folder to write to")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ def _silent(_done: int, _total: int, _note: str = "") -> None:
 @contextmanager
 def show_progress(what: str, *, quiet: bool = False) -> Iterator[Report]:
     """Yield a function to call as `report(done, total, note)`; how often does not matter."""
-    if quiet:
+    if quiet or os.environ.get("RANK", "0") != "0":  # under torchrun one process speaks for all
         yield _silent
     elif sys.stderr.isatty():
         yield from _bar(what)

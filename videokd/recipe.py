@@ -23,6 +23,7 @@ from videokd.distill.objective import Objective, ObjectiveConfig
 from videokd.engine.evaluate import EvalConfig, score_videos
 from videokd.engine.train import BEST, TrainConfig, Trainer, Validation
 from videokd.errors import ConfigError, UserError
+from videokd.files import file_digest
 from videokd.models.video_model import Frozen, VideoModel
 from videokd.models.weights import LoadReport, load_weights
 from videokd.models.zoo import ModelConfig, create_video_model
@@ -234,6 +235,11 @@ def build(
         identity={
             "recipe": config.model_dump(mode="json"),
             "class_names": list(index.classes),
+            "index": file_digest(config.data.index),
+            "teacher": file_digest(teacher.path) if teacher is not None else None,
+            "first_weights": (
+                file_digest(checkpoint_file(config.init.weights)) if config.init.weights else None
+            ),
         },
         max_unreadable_pct=config.data.max_unreadable_pct,
         validate=_validation(config, index, fabric),
@@ -274,15 +280,17 @@ def flush_denormals() -> None:
     torch.set_flush_denormal(True)
 
 
-def share_cores(num_workers: int) -> None:
-    """Compute on as many threads as there are cores that no worker decodes on, at least one.
+def use_threads(num_threads: int | None) -> None:
+    """Compute on so many CPU threads; None: one a core, or what `OMP_NUM_THREADS` says.
 
-    A thread more than there are cores costs more than it gives: the others wait for it, spinning
-    (measured on two cores: a small student trains twice as fast on one thread beside one worker as
-    on two). `OMP_NUM_THREADS` is the user's own choice and stays.
+    A thread more than there are idle cores costs more than it gives: the others wait for it,
+    spinning. On two cores a small student trains twice as fast on one thread beside one decoding
+    worker as on two.
     """
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, _num_cores() - num_workers))
+    if num_threads is None:
+        given = os.environ.get("OMP_NUM_THREADS", "")
+        num_threads = int(given) if given.isdecimal() and int(given) else _num_cores()
+    torch.set_num_threads(num_threads)
 
 
 def _num_cores() -> int:
@@ -305,16 +313,13 @@ def create_fabric(
     device: Device = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     *,
-    num_workers: int = 0,
+    cpu_threads: int | None = None,
 ) -> Fabric:
-    """Lightning Fabric on the device at hand; under torchrun, one process of its group.
-
-    `num_workers` processes decode beside it; what they need of the CPU is left to them.
-    """
+    """Lightning Fabric on the device at hand; under torchrun, one process of its group."""
     from lightning_fabric import Fabric
 
     flush_denormals()
-    share_cores(num_workers)
+    use_threads(cpu_threads)
     use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     if use_cuda and not torch.cuda.is_available():
         raise ConfigError("device cuda: PyTorch sees no CUDA device here; use cpu or auto")

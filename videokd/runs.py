@@ -7,21 +7,24 @@ A run folder holds `recipe.yaml` (resolved), `metrics.jsonl`, `last.pt`, `best.p
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from videokd.bench.benchmark import benchmark_model
 from videokd.bench.result import BenchmarkResult, read_results, results_json
+from videokd.checkpoint import load_checkpoint
 from videokd.config import dump_yaml
 from videokd.data.index import read_index
 from videokd.engine.evaluate import EvalConfig, score_videos
-from videokd.engine.train import BEST, LAST
-from videokd.errors import ConfigError, UserError
-from videokd.files import write_text, written_beside
+from videokd.engine.train import BEST, LAST, Trainer
+from videokd.errors import UserError
+from videokd.files import check_place, read_text, write_text, written_beside
 from videokd.metrics import accuracy_report
 from videokd.progress import show_progress
 from videokd.recipe import (
@@ -34,6 +37,9 @@ from videokd.recipe import (
     load_trained,
 )
 from videokd.tracking import METRICS_FILE, JsonLines, Sink, TensorBoard, WeightsAndBiases
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 RECIPE = "recipe.yaml"
 EVAL = "eval.json"
@@ -62,14 +68,22 @@ def train(config: RunConfig, *, device: Device = "auto", quiet: bool = False) ->
         UserError: a mistake in recipe or data, or a run folder that belongs to another recipe.
     """
     run_dir = config.output_dir
-    is_new = not claims_folder(config)
-    for part in run_dir.glob(".*.part"):
-        part.unlink(missing_ok=True)  # a kill in the middle of a write left it
-    fabric = create_fabric(device, config.train.precision, num_workers=config.data.num_workers)
+    check_place(run_dir, is_folder=True)
+    claims_folder(config)
+    fabric = create_fabric(device, config.train.precision, cpu_threads=config.train.cpu_threads)
     built = build(config, fabric, on_init=None if quiet else _say)
-    trainer = built.trainer
-    if is_new and fabric.is_global_zero:
+    if not fabric.is_global_zero:
+        return _train(config, built.trainer, fabric, quiet=True)
+    if not claims_folder(config):
         write_text(run_dir / RECIPE, dump_yaml(config))
+    with _alone_in(run_dir):
+        for part in run_dir.glob(".*.part"):
+            part.unlink(missing_ok=True)  # a kill in the middle of a write left it
+        return _train(config, built.trainer, fabric, quiet=quiet)
+
+
+def _train(config: RunConfig, trainer: Trainer, fabric: Fabric, *, quiet: bool) -> TrainOutcome:
+    run_dir = config.output_dir
     trainer.resume()
     already_done = trainer.finished
     if not already_done:
@@ -88,6 +102,20 @@ def train(config: RunConfig, *, device: Device = "auto", quiet: bool = False) ->
     )
 
 
+@contextmanager
+def _alone_in(run_dir: Path) -> Iterator[None]:
+    """Hold the run folder's recipe locked; the lock goes with the process, however it ends."""
+    with (run_dir / RECIPE).open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{run_dir}: another process trains into this folder; wait for it, or set another "
+                "output_dir"
+            ) from None
+        yield
+
+
 def claims_folder(config: RunConfig) -> bool:
     """Whether the run folder holds this very recipe already; another one's is never touched."""
     path = config.output_dir / RECIPE
@@ -99,7 +127,7 @@ def claims_folder(config: RunConfig) -> bool:
                 "output_dir or remove the folder"
             )
         return False
-    mine, theirs = dump_yaml(config), path.read_text(encoding="utf-8")
+    mine, theirs = dump_yaml(config), read_text(path)
     if mine != theirs:
         raise UserError(
             f"{config.output_dir}: holds a run of another recipe ({_first_difference(mine, theirs)}"
@@ -118,11 +146,12 @@ def evaluate(
 ) -> dict[str, Any]:
     """Accuracy of a trained network on a split (the recipe's test split), as `eval --json` says it.
 
-    The document is also kept as `eval.json` beside the checkpoint.
+    The document is kept beside the checkpoint: as `eval.json`, which reports go by, for best.pt on
+    the test split; otherwise under a name that says what it is of.
     """
     trained = run if isinstance(run, Trained) else load_trained(run)
     config = trained.config
-    fabric = create_fabric(device, trained.precision, num_workers=config.data.num_workers)
+    fabric = create_fabric(device, trained.precision, cpu_threads=config.train.cpu_threads)
     index = read_index(config.data.index)
     if index.classes != trained.classes:
         raise UserError(
@@ -144,11 +173,14 @@ def evaluate(
     )
     document = {
         "protocol": _protocol(trained, views, split),
+        "checkpoint_step": trained.state["step"],
         "num_views": views.num_views,
         **metrics.to_dict(),
     }
     if fabric.is_global_zero:
-        write_text(trained.path.parent / EVAL, json.dumps(document, indent=1) + "\n")
+        is_the_result = split == config.data.test_split and trained.path.name == BEST
+        name = EVAL if is_the_result else f"eval.{trained.path.stem}.{split}.json"
+        write_text(trained.path.parent / name, json.dumps(document, indent=1) + "\n")
     return document
 
 
@@ -179,8 +211,8 @@ def benchmark(
             on_progress=report,
         )
     folder = trained.path.parent
-    if (folder / EVAL).is_file():
-        result = _with_accuracy(result, json.loads((folder / EVAL).read_text(encoding="utf-8")))
+    if (folder / EVAL).is_file() and trained.path.name == BEST:
+        result = _with_accuracy(result, _saved_evaluation(trained.path))
     write_text(folder / BENCH, results_json([result]))
     return result
 
@@ -194,9 +226,24 @@ def saved_result(run_dir: Path) -> BenchmarkResult:
     for name, command in ((BENCH, "bench"), (EVAL, "eval")):
         if not (run_dir / name).is_file():
             raise UserError(f"{run_dir}: no {name} yet; run `videokd {command} {run_dir}` first")
-    result = read_results(run_dir / BENCH)[0]
-    document = json.loads((run_dir / EVAL).read_text(encoding="utf-8"))
-    return _with_accuracy(result, document)
+    results = read_results(run_dir / BENCH)
+    if not results:
+        raise UserError(f"{run_dir / BENCH}: is empty; run `videokd bench {run_dir}` again")
+    return _with_accuracy(results[0], _saved_evaluation(run_dir / BEST))
+
+
+def _saved_evaluation(checkpoint: Path) -> dict[str, Any]:
+    """The `eval.json` beside a checkpoint, refused where it is of other weights."""
+    path = checkpoint.parent / EVAL
+    again = f"run `videokd eval {checkpoint.parent}` again"
+    try:
+        document = json.loads(read_text(path))
+        step = document["checkpoint_step"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise UserError(f"{path}: not an evaluation of ours; {again}") from None
+    if step != load_checkpoint(checkpoint)["state"]["step"]:
+        raise UserError(f"{path}: is of weights that {checkpoint.name} no longer holds; {again}")
+    return dict(document)
 
 
 def saved_results(run_dirs: Sequence[Path]) -> list[BenchmarkResult]:
@@ -281,9 +328,3 @@ def _say(text: str) -> None:
     import sys
 
     print(text, file=sys.stderr, flush=True)
-
-
-def check_trained(path: Path) -> None:
-    """Refuse a path that cannot be a run, before anything long begins."""
-    if not path.exists():
-        raise ConfigError(f"{path}: no such run folder or checkpoint; give one that was trained")

@@ -52,7 +52,7 @@ class TensorBoard:
     def __init__(self, folder: Path, *, from_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=from_step or None)
+        self._writer = SummaryWriter(str(folder), purge_step=from_step)
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
         """Add each scalar under its name."""
@@ -93,5 +93,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
         except json.JSONDecodeError:
             break  # only the last line can be torn: lines are flushed whole, one by one
-        rows.append(row)
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
     return rows

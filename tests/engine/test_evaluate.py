@@ -101,21 +101,16 @@ def test_denormal_numbers_are_flushed_before_anything_is_computed() -> None:
     assert (torch.tensor([1e-39]) * 0.5).item() == 0.0
 
 
-@pytest.mark.parametrize(
-    ("num_cores", "num_workers", "expected"), [(8, 3, 5), (2, 1, 1), (2, 4, 1)]
-)
-def test_workers_leave_the_other_cores_to_the_network(
-    monkeypatch: pytest.MonkeyPatch, num_cores: int, num_workers: int, expected: int
-) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(recipe_module, "_num_cores", lambda: num_cores)
+def test_threads_are_what_the_recipe_says_or_one_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipe_module, "_num_cores", lambda: 5)
     before = torch.get_num_threads()
     try:
-        create_fabric("cpu", num_workers=num_workers)
-        assert torch.get_num_threads() == expected
-        monkeypatch.setenv("OMP_NUM_THREADS", "7")
-        torch.set_num_threads(2)
-        create_fabric("cpu", num_workers=num_workers)
-        assert torch.get_num_threads() == 2
+        monkeypatch.setenv("OMP_NUM_THREADS", "3")
+        for cpu_threads, expected in ((2, 2), (None, 3)):
+            create_fabric("cpu", cpu_threads=cpu_threads)
+            assert torch.get_num_threads() == expected
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        create_fabric("cpu")
+        assert torch.get_num_threads() == 5
     finally:
         torch.set_num_threads(before)

@@ -25,6 +25,7 @@ from videokd.data.scan import ScanFailure
 from videokd.data.splits import group_by_pattern, split_by_group, split_by_ratio
 from videokd.data.synthetic import CLASS_NAMES, PRESETS, SyntheticConfig, write_dataset
 from videokd.errors import ConfigError, UserError
+from videokd.files import check_place
 from videokd.types import ClassNames
 
 Progress = Callable[[int, int, str], None]
@@ -73,6 +74,7 @@ def index_videos(
     """
     if out_csv.exists() and not replace_existing:
         raise UserError(f"{out_csv}: is there already; remove it, or say --force to replace it")
+    check_place(out_csv, is_folder=False)
     annotations, classes = read_annotations(request)
     return build_index(
         annotations,

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import nn
 
 from videokd.config import Config
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimConfig(Config):
@@ -28,7 +30,7 @@ class OptimConfig(Config):
     """The cosine ends at this fraction of `lr`."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """SGD's (Nesterov); AdamW has its betas."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     """AdamW's."""
     head_lr_factor: float = Field(1.0, gt=0)
     """The classifier's learning rate over the rest's: above 1 for a new head on trained weights."""

@@ -73,6 +73,9 @@ class TrainConfig(Config):
     """Scalars are read from the device on these steps alone."""
     validate_every_epochs: int = Field(1, ge=1)
     """The last epoch is always validated."""
+    cpu_threads: int | None = Field(None, ge=1)
+    """Threads that compute on a CPU; null: one a core. Small networks beside a decoding worker are
+    faster with fewer, and results are bit-identical for the same number only."""
     checkpoint_every_steps: int | None = Field(None, ge=1)
     """`last.pt` is written this often besides the end of each epoch."""
     tensorboard: bool = True
@@ -196,6 +199,15 @@ class Trainer:
         if not path.exists():
             return False
         content = load_checkpoint(path)
+        if "optimizer" not in content:
+            raise UserError(f"{path}: not a {LAST}; remove it to train again from the beginning")
+        for name, mine in self.identity.items():
+            # The recipe was compared before; these are the files that it names.
+            if name != "recipe" and content.get(name) != mine:
+                raise UserError(
+                    f"{path}: was trained with another {name.replace('_', ' ')} than is there "
+                    "now; bring the old one back, or set another output_dir"
+                )
         self.learner.student.load_state_dict(content["model"])
         self.learner.objective.load_state_dict(content["objective"])
         self.optimizer.load_state_dict(content["optimizer"])
@@ -226,20 +238,23 @@ class Trainer:
                 self.state.step = step + 1
                 self.state.seconds = time.monotonic() - started
                 is_log_step = step % self.config.log_every_steps == 0
-                if is_log_step:
-                    scalars = self._read(terms, step)
-                    _log(sinks, step, scalars)
-                    note = f"loss {scalars['loss']:.3f}"
                 epoch_ended = self.state.step % self.steps_per_epoch == 0
+                stop = self._anyone(signalled(), now=is_log_step or epoch_ended)
+                is_saved = epoch_ended or self._is_checkpoint_step() or stop
+                if is_log_step or is_saved:
+                    # Before anything is kept: weights that are no numbers never reach the disk.
+                    scalars = self._read(terms, step)
+                    note = f"loss {scalars['loss']:.3f}"
+                if is_log_step:
+                    _log(sinks, step, scalars)
                 if epoch_ended and self._is_validation_epoch():
                     note = self._validate(sinks)
                     self.state.seconds = time.monotonic() - started
-                stop = self._anyone(signalled(), now=is_log_step or epoch_ended)
-                if epoch_ended or self._is_checkpoint_step() or stop:
+                if is_saved:
                     self._share_unreadable()
                     self._save_last()
                 on_progress(self.state.step, self.total_steps, note)
-                if stop and not self.finished:
+                if stop:
                     raise Interrupted(
                         f"stopped at step {self.state.step} of {self.total_steps}, saved in "
                         f"{self.run_dir / LAST}; start the same command again to go on"
@@ -260,10 +275,9 @@ class Trainer:
             final_fraction=config.optim.final_lr_fraction,
         )
         set_lr(self.optimizer, config.optim.lr * factor)
-        parts = batch.split(config.accumulate)
+        parts, shares = self._parts(batch)
         sums: dict[str, torch.Tensor] = {}
-        for position, part in enumerate(parts):
-            share = part.num_videos / batch.num_videos
+        for position, (part, share) in enumerate(zip(parts, shares, strict=True)):
             is_last = position == len(parts) - 1
             with self.fabric.no_backward_sync(self._wrapped, enabled=not is_last):
                 total, terms = self._forward(part, step)
@@ -272,7 +286,10 @@ class Trainer:
                 sums[name] = sums.get(name, 0) + value * share
         if config.clip_grad_norm is not None:
             norm = self.fabric.clip_gradients(
-                self._wrapped, self._wrapped_optimizer, max_norm=config.clip_grad_norm
+                self._wrapped,
+                self._wrapped_optimizer,
+                max_norm=config.clip_grad_norm,
+                error_if_nonfinite=False,  # `_read` says it in a line
             )
             assert norm is not None
             sums["grad_norm"] = norm
@@ -281,6 +298,24 @@ class Trainer:
         if self.average is not None:
             self.average.update(self.learner.student, step)
         return sums
+
+    def _parts(self, batch: ClipBatch) -> tuple[list[ClipBatch], list[float]]:
+        """The accumulated parts of a step and what each weighs in its mean, summing to 1.
+
+        All processes run the same number of parts, none of them empty, or they would wait for each
+        other: a batch that lost videos may have fewer than `accumulate`.
+        """
+        num_parts = min(self.config.accumulate, batch.num_videos)
+        if self.fabric.world_size == 1 or self.config.accumulate == 1:
+            parts = batch.split(num_parts)
+            return parts, [part.num_videos / batch.num_videos for part in parts]
+        device = self.fabric.device
+        least = torch.tensor(num_parts, device=device)
+        torch.distributed.all_reduce(least, torch.distributed.ReduceOp.MIN)
+        parts = batch.split(int(least))
+        sizes = torch.tensor([part.num_videos for part in parts], device=device)
+        torch.distributed.all_reduce(sizes)
+        return parts, (sizes / sizes.sum()).tolist()
 
     def _forward(self, batch: ClipBatch, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         # Draws stay on the CPU: Fabric would walk through them on every call.
@@ -306,7 +341,7 @@ class Trainer:
         # A process knows its share of the batch; the mean over processes is the batch's.
         values = self.fabric.all_reduce(torch.stack(list(terms.values())), reduce_op="mean")
         scalars = dict(zip(terms, torch.as_tensor(values).tolist(), strict=True))
-        if not math.isfinite(scalars["loss"]):
+        if not all(map(math.isfinite, scalars.values())):
             detail = ", ".join(f"{name} {value:g}" for name, value in scalars.items())
             raise UserError(
                 f"the loss is no number at step {step} ({detail}); lower train.optim.lr or set "
@@ -353,11 +388,17 @@ class Trainer:
 
     def _validate(self, sinks: Sequence[Sink]) -> str:
         """Validate the weights that would be kept; write `best.pt` when they are the best yet."""
+        self._share_statistics()
         with self._weights_to_keep():
             if self.validate is None:
                 self._save_best()
                 return ""
             result = self.validate(self.learner.student)
+            if not math.isfinite(result.cross_entropy):
+                raise UserError(
+                    f"the validation loss is no number after step {self.state.step}; lower "
+                    "train.optim.lr or set train.clip_grad_norm"
+                )
             best = self.state.best
             if best is None or result.rank > (best["top1_pct"], -best["cross_entropy"]):
                 self.state.best = {"step": self.state.step, **dataclasses.asdict(result)}
@@ -366,6 +407,13 @@ class Trainer:
         _log(sinks, self.state.step - 1, scalars)
         assert self.state.best is not None
         return f"val top-1 {result.top1_pct:.1f} %, best {self.state.best['top1_pct']:.1f} %"
+
+    def _share_statistics(self) -> None:
+        """All processes validate one network: batch norm's statistics are those that are saved."""
+        if self.fabric.world_size > 1:
+            averages = self.average.state.values() if self.average is not None else ()
+            for tensor in (*self.learner.student.buffers(), *averages):
+                torch.distributed.broadcast(tensor, src=0)
 
     @contextmanager
     def _weights_to_keep(self) -> Iterator[None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from videokd.bench.report import ReportPaths, Section, print_results, write_repo
 from videokd.bench.result import BenchmarkResult
 from videokd.data.indexing import index_synthetic
 from videokd.errors import UserError
-from videokd.files import write_text
+from videokd.files import read_text, write_text
 from videokd.progress import duration, show_progress
 from videokd.recipe import Device, RunConfig, load_recipe, load_trained
 from videokd.runs import benchmark, evaluate, train
@@ -106,7 +107,8 @@ class _Clock:
         self._path = path
         self.seconds: dict[str, float] = {}
         if path.is_file():
-            self.seconds = json.loads(path.read_text(encoding="utf-8"))
+            with suppress(json.JSONDecodeError):  # only a note of time
+                self.seconds = dict(json.loads(read_text(path)))
         self._stage = ""
         self._started = 0.0
 
