@@ -265,6 +265,52 @@ def test_a_checkpoint_that_does_not_fit(
     assert not (tmp_path / "run").exists()
 
 
+def test_accuracy_on_other_videos_does_not_reach_the_report(
+    run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(capsys, "eval", run_copy, "--split", "train", "--device", "cpu")[0] == 0
+    assert json.loads((run_copy / "eval.best.train.json").read_text())["num_videos"] == 24
+    assert json.loads((run_copy / "eval.json").read_text())["num_videos"] == 12
+    assert call(capsys, "bench", run_copy, "--quick", "--device", "cpu")[0] == 0
+    document = json.loads((run_copy / "eval.json").read_text())
+    (run_copy / "eval.json").write_text(json.dumps(document | {"checkpoint_step": 1}))
+    status, _, err = call(capsys, "report", run_copy, "--out", tmp_path / "report")
+    assert status == 1
+    assert_one_plain_line(err, "eval.json: is of weights that best.pt no longer holds")
+    (run_copy / "eval.json").write_text("{")
+    status, _, err = call(capsys, "report", run_copy, "--out", tmp_path / "report")
+    assert status == 1
+    assert_one_plain_line(err, "eval.json: not an evaluation of ours", "videokd eval")
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_place_that_cannot_be_written_is_said_first(
+    tiny_index: Index, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    path = write_recipe(tmp_path / "r.yaml", recipe(tiny_index, tmp_path / place))
+    status, _, err = call(capsys, "train", path)
+    assert status == 1
+    assert_one_plain_line(err, str(tmp_path / "file"))
+    status, _, err = call(
+        capsys, "data", "index", tiny_index.path.parent, "--out", tmp_path / "file" / "x.csv"
+    )
+    assert status == 1
+    assert_one_plain_line(err, "cannot be written")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_split_has_one_list(
+    tiny_index: Index, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, _, err = call(
+        capsys, "data", "index", tiny_index.path.parent, "--out", tmp_path / "x.csv",
+        "--list", "train=a.txt", "--list", "train=b.txt",
+    )  # fmt: skip
+    assert status == 2
+    assert_one_plain_line(err, "--list train=... is given twice")
+
+
 def test_an_index_is_not_replaced_unasked(
     tiny_index: Index, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -149,7 +149,9 @@ def test_another_recipe_does_not_touch_the_folder(tiny_index: Index, tiny_contro
         run(settings)
 
 
-def without_batch_statistics(index: Index, out: Path, **train_changes: Any) -> dict[str, Any]:
+def without_batch_statistics(
+    index: Index | Path, out: Path, **train_changes: Any
+) -> dict[str, Any]:
     """A recipe whose loss is a mean over videos: batch norm frozen, dropout off."""
     settings = recipe(index, out, model=student_settings(dropout=0.0))
     settings["train"] |= {"freeze_batch_norm": True, **train_changes}
@@ -246,6 +248,64 @@ def test_a_loss_that_is_no_number_stops_the_run(tiny_index: Index, tmp_path: Pat
     settings = recipe(tiny_index, tmp_path / "run")
     settings["train"]["optim"] = {"kind": "sgd", "lr": 1e30}
     with pytest.raises(UserError, match=r"the loss is no number at step \d \(.*lower train"):
+        run(settings)
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_weights_that_are_no_numbers_are_never_kept(
+    tiny_index: Index, tmp_path: Path, clip: float | None
+) -> None:
+    """Also between log steps, and where clipping meets the numbers first."""
+    settings = recipe(tiny_index, tmp_path / "run")
+    settings["train"] |= {
+        "optim": {"kind": "sgd", "lr": 1e30},
+        "clip_grad_norm": clip,
+        "log_every_steps": 1000,
+    }
+    with pytest.raises(UserError, match=r"loss is no number .*train\.clip_grad_norm"):
+        run(settings)
+    assert not list((tmp_path / "run").glob("*.pt"))
+
+
+def test_two_processes_do_not_train_into_one_folder(tiny_index: Index, tmp_path: Path) -> None:
+    import fcntl
+
+    settings = recipe(tiny_index, tmp_path / "run")
+    run(settings)
+    with (tmp_path / "run" / "recipe.yaml").open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another process trains into this folder"):
+            run(settings)
+    assert train(as_config(settings), device="cpu", quiet=True).already_done
+
+
+def test_a_run_does_not_go_on_with_another_index(
+    tiny_index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "data" / "index.csv"
+    header, *rows = tiny_index.path.read_text(encoding="utf-8").splitlines()
+    rows = [f"{tiny_index.path.parent}/{row}" for row in rows]
+    names = tiny_index.path.with_suffix(".classes.txt").read_text(encoding="utf-8")
+    path.with_suffix(".classes.txt").write_text(names, encoding="utf-8")
+    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    settings = recipe(path, tmp_path / "run")
+    settings["train"]["checkpoint_every_steps"] = 1
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(settings)
+    path.write_text("\n".join([header, *reversed(rows)]) + "\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"last\.pt: was trained with another index than is there"):
+        run(settings)
+
+
+def test_a_best_is_no_last(tiny_index: Index, tmp_path: Path) -> None:
+    settings = recipe(tiny_index, tmp_path / "run")
+    run(settings)
+    best = (tmp_path / "run" / "best.pt").read_bytes()
+    (tmp_path / "run" / "last.pt").write_bytes(best)
+    with pytest.raises(UserError, match=r"not a last\.pt; remove it"):
         run(settings)
 
 
@@ -425,6 +485,31 @@ def test_two_processes_make_the_same_steps_as_one(
     alone, together = weights(tmp_path / "one"), weights(tmp_path / "two")
     for name in alone:
         torch.testing.assert_close(together[name], alone[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_processes_that_lost_videos_do_not_wait_for_each_other(
+    tiny_index: Index, tmp_path: Path
+) -> None:
+    """One unreadable video leaves one process with fewer accumulated parts than the other."""
+    path = broken_copy(tiny_index, tmp_path / "data", 1)
+    settings = without_batch_statistics(path, tmp_path / "run", accumulate=4)
+    settings["data"]["max_unreadable_pct"] = 5
+    recipe_path = tmp_path / "run.yaml"
+    recipe_path.write_text(dump_yaml(as_config(settings)), encoding="utf-8")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*launcher, "-m", "videokd", "train", str(recipe_path), "--device", "cpu"],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "MASTER_PORT": "29518"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.strip().splitlines()) == 1, done.stdout
+    state = load_checkpoint(tmp_path / "run" / "last.pt")["state"]
+    assert state["step"] == 6
+    assert len(state["unreadable"]) == 1
 
 
 def test_metrics_are_json_lines(tiny_control: Path) -> None:
