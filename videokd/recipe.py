@@ -162,9 +162,11 @@ def create_model(config: RunConfig, num_classes: int) -> tuple[VideoModel, LoadR
     model_config = config.model
     if config.init.weights is not None:
         model_config = without_pretraining(model_config)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_derived_seed(config.seed, _SEED_OF_WEIGHTS))
-        model = create_video_model(model_config, num_classes=num_classes)
+    model = create_video_model(
+        model_config,
+        num_classes=num_classes,
+        seed=_derived_seed(config.seed, _SEED_OF_WEIGHTS),
+    )
     if config.init.weights is None:
         return model, None
     file = checkpoint_file(config.init.weights)
@@ -179,18 +181,9 @@ def create_model(config: RunConfig, num_classes: int) -> tuple[VideoModel, LoadR
     return model, report
 
 
-@dataclass(frozen=True)
-class Built:
-    """A run, ready to go."""
-
-    trainer: Trainer
-    index: Index
-    load_report: LoadReport | None
-
-
 def build(
     config: RunConfig, fabric: Fabric, *, on_init: Callable[[str], None] | None = None
-) -> Built:
+) -> Trainer:
     """Turn a recipe into objects: index, networks, objective, loaders, trainer.
 
     `on_init` is told what was loaded into the student.
@@ -223,7 +216,7 @@ def build(
         rank=fabric.global_rank,
         world_size=fabric.world_size,
     )
-    trainer = Trainer(
+    return Trainer(
         fabric=fabric,
         student=student,
         teacher=Frozen(teacher.model) if teacher is not None else None,
@@ -244,7 +237,6 @@ def build(
         max_unreadable_pct=config.data.max_unreadable_pct,
         validate=_validation(config, index, fabric),
     )
-    return Built(trainer, index, load_report)
 
 
 def eval_loader(

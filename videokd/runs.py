@@ -71,15 +71,15 @@ def train(config: RunConfig, *, device: Device = "auto", quiet: bool = False) ->
     check_place(run_dir, is_folder=True)
     claims_folder(config)
     fabric = create_fabric(device, config.train.precision, cpu_threads=config.train.cpu_threads)
-    built = build(config, fabric, on_init=None if quiet else _say)
+    trainer = build(config, fabric, on_init=None if quiet else _say)
     if not fabric.is_global_zero:
-        return _train(config, built.trainer, fabric, quiet=True)
+        return _train(config, trainer, fabric, quiet=True)
     if not claims_folder(config):
         write_text(run_dir / RECIPE, dump_yaml(config))
     with _alone_in(run_dir):
         for part in run_dir.glob(".*.part"):
             part.unlink(missing_ok=True)  # a kill in the middle of a write left it
-        return _train(config, built.trainer, fabric, quiet=quiet)
+        return _train(config, trainer, fabric, quiet=quiet)
 
 
 def _train(config: RunConfig, trainer: Trainer, fabric: Fabric, *, quiet: bool) -> TrainOutcome:

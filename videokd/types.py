@@ -86,7 +86,7 @@ class InputSpec(Config):
     """Interpolation of the resize, with antialiasing."""
     mean: RGB = IMAGENET_MEAN
     """Subtracted from RGB in [0, 1]."""
-    std: Annotated[RGB, Field()] = IMAGENET_STD
+    std: RGB = IMAGENET_STD
     """Divides RGB after the mean is gone."""
 
     @model_validator(mode="after")

@@ -6,7 +6,6 @@ here imports torch.
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from videokd.data.readers import DecordReader, PyAVReader, to_rgb
 from videokd.errors import UnreadableVideo
+from videokd.files import file_digest
 
 MAX_MEAN_DIFFERENCE = 0.5
 """Two readers agree on a frame if the mean absolute difference over its pixels is at most this,
@@ -165,7 +165,7 @@ def _decode_whole(path: Path) -> _Decoded:
         width=shape[1],
         reader="pyav",
         bytes=path.stat().st_size,
-        digest=_digest(path),
+        digest=file_digest(path),
         note=note,
     )
     return _Decoded(result, kept, step, packets.has_leading_frames)
@@ -251,8 +251,3 @@ def _nearest(thumb: NDArray[np.int16], frame_id: int, decoded: _Decoded) -> floa
 
 def _difference(a: NDArray[np.int16], b: NDArray[np.int16]) -> float:
     return float(np.abs(a - b).mean())
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

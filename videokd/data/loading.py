@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,9 +45,6 @@ from videokd.data.sampling import (
 )
 from videokd.errors import ConfigError, UnreadableVideo, UserError
 from videokd.types import ClipBatch, Draw, InputSpec, VideoRecord
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["DataConfig", "EvalLoader", "TrainLoader", "clip_tensor", "read_clips", "replay"]
 

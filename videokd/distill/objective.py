@@ -1,14 +1,6 @@
 """The objective: named, weighted terms, summed. It sees outputs, never a network.
 
-```yaml
-objective:
-  terms:
-    labels: {kind: cross_entropy, weight: 0.1, label_smoothing: 0.1}
-    soft: {kind: soft_targets, weight: 0.9, temperature: 4}
-    middle: {kind: hint, weight: 100, student_tap: stage3, teacher_tap: res4}
-```
-
-`terms.py` has all kinds and their settings.
+`terms.py` has all kinds and their settings, and an example.
 """
 
 from __future__ import annotations

@@ -87,8 +87,6 @@ class TrainConfig(Config):
 class Interrupted(UserError):
     """Ctrl-C or SIGTERM: the step was finished and all of it is in `last.pt`."""
 
-    exit_status = 1
-
 
 @dataclass(frozen=True)
 class Validation:
