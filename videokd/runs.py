@@ -34,6 +34,7 @@ from videokd.recipe import (
     build,
     create_fabric,
     eval_loader,
+    load_recipe,
     load_trained,
 )
 from videokd.tracking import METRICS_FILE, JsonLines, Sink, TensorBoard, WeightsAndBiases
@@ -117,7 +118,11 @@ def _alone_in(run_dir: Path) -> Iterator[None]:
 
 
 def claims_folder(config: RunConfig) -> bool:
-    """Whether the run folder holds this very recipe already; another one's is never touched."""
+    """Whether the run folder holds this recipe already; another one's is never touched.
+
+    Recipes that differ only in what leaves the weights bit-identical, like the number of workers,
+    are the same: an interrupted run goes on with the new ones.
+    """
     path = config.output_dir / RECIPE
     if not path.exists():
         leftovers = [name for name in (LAST, BEST) if (config.output_dir / name).exists()]
@@ -127,7 +132,7 @@ def claims_folder(config: RunConfig) -> bool:
                 "output_dir or remove the folder"
             )
         return False
-    mine, theirs = dump_yaml(config), read_text(path)
+    mine, theirs = _what_decides(config), _what_decides(load_recipe(path))
     if mine != theirs:
         raise UserError(
             f"{config.output_dir}: holds a run of another recipe ({_first_difference(mine, theirs)}"
@@ -315,6 +320,14 @@ def _protocol(trained: Trained, views: EvalConfig, split: str) -> str:
         f"{split}: {views.num_clips} clips x {views.num_crops} crops, {sampling.kind} "
         f"{sampling.num_frames}{detail}, {spec.crop_px} px, {trained.path.name}"
     )
+
+
+def _what_decides(config: RunConfig) -> str:
+    """The recipe as YAML, without the settings that change nothing in the weights."""
+    data = config.data.model_copy(update={"num_workers": 0, "max_unreadable_pct": 0.0})
+    unseen: dict[str, Any] = {"log_every_steps": 1, "checkpoint_every_steps": None}
+    train = config.train.model_copy(update={**unseen, "tensorboard": True, "wandb": False})
+    return dump_yaml(config.model_copy(update={"data": data, "train": train}))
 
 
 def _first_difference(mine: str, theirs: str) -> str:

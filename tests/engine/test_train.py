@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -147,6 +148,15 @@ def test_another_recipe_does_not_touch_the_folder(tiny_index: Index, tiny_contro
     settings = recipe(tiny_index, tiny_control, seed=4)
     with pytest.raises(UserError, match=r"another recipe \(this one says 'seed: 4', that one 's"):
         run(settings)
+
+
+def test_a_run_goes_on_with_settings_that_do_not_change_the_weights(
+    whole_student: Path, tiny_index: Index
+) -> None:
+    settings = copy.deepcopy(load_checkpoint(whole_student / "last.pt")["recipe"])
+    settings["data"] |= {"num_workers": 3, "max_unreadable_pct": 50}
+    settings["train"] |= {"log_every_steps": 7, "checkpoint_every_steps": 2}
+    assert train(as_config(settings), device="cpu", quiet=True).already_done
 
 
 def without_batch_statistics(
