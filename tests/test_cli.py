@@ -145,6 +145,15 @@ def test_unknown_key(tiny_index: Index, tmp_path: Path, capsys: pytest.CaptureFi
         (("data", "index", "nowhere", "--out", "x.csv"), 1, ("nowhere", "no such folder")),
         (("data", "index", "{empty}", "--out", "x.csv", "--list", "a"), 2, ("SPLIT=FILE",)),
         (("data", "index", "{videos}", "--out", "x.csv", "--ratio", "3"), 2, ("3:1:1",)),
+        (("data", "index", "{videos}", "--out", "x.csv", "--ratio", "0:0:0"), 2, ("3:1:1",)),
+        (
+            ("data", "index", "{videos}", "--out", "x.csv", "--group-pattern", "("),
+            2,
+            ("'('", "no regular expression"),
+        ),
+        (("trian", "x.yaml"), 2, ("No such command 'trian'", "'train'", "--help")),
+        (("eval", "{run}", "--num-clip", "2"), 2, ("--num-clip", "--num-clips", "eval --help")),
+        (("eval",), 2, ("Missing argument",)),
         (("data", "synth", "{empty}", "--set", "noise=3"), 2, ("unknown key 'noise'", "noise_std")),
     ],
 )

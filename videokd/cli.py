@@ -55,6 +55,10 @@ class Preset(StrEnum):
     STUDY = "study"
 
 
+INTERRUPTED = 130
+# typer has click within it or beside it, depending on the version; this is its own in both.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 DeviceOption = Annotated[DeviceName, typer.Option(help="Where to compute.")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", help="No progress.")]
@@ -336,7 +340,9 @@ def main(arguments: list[str] | None = None) -> None:
     if os.environ.get("RANK", "0") != "0":
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # one process speaks for all  # noqa: SIM115
     try:
-        app(args=arguments)
+        status = app(args=arguments, standalone_mode=False)
+    except _UsageError as error:
+        raise SystemExit(_tell_usage(error)) from None
     except UserError as error:
         print(f"videokd: {_one_line(error)}", file=sys.stderr)
         raise SystemExit(error.exit_status) from None
@@ -345,12 +351,29 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"videokd: {place}{error.strerror or _one_line(error)}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
+        status = INTERRUPTED
+    if status == INTERRUPTED:
         print("videokd: interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
+    raise SystemExit(status)
+
+
+def _tell_usage(error: Any) -> int:
+    """One line like all others; the whole help where a command was given nothing at all."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+    else:
+        command = error.ctx.command_path if error.ctx is not None else "videokd"
+        help_hint = f"see `{command} --help`"
+        print(f"videokd: {_one_line_of(error.format_message())} ({help_hint})", file=sys.stderr)
+    return int(error.exit_code)
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    return _one_line_of(str(error))
+
+
+def _one_line_of(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _pairs(texts: list[str], option: str) -> dict[str, Path]:

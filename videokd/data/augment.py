@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from videokd.config import Config
-from videokd.errors import UserError
+from videokd.errors import ConfigError, UserError
 from videokd.types import ClassNames, Crop
 
 Frames = NDArray[np.uint8]
@@ -177,12 +177,12 @@ def swap_indices(
     """Pairs of class names as pairs of class indices.
 
     Raises:
-        UserError: a name that is none of the classes, with the nearest one.
+        ConfigError: a name that is none of the classes, with the nearest one.
     """
     try:
         return tuple((classes.index_of(a), classes.index_of(b)) for a, b in swaps)
     except UserError as error:
-        raise UserError(f"augment.flip.swaps: {error}") from None
+        raise ConfigError(f"data.augment.flip.swaps: {error}") from None
 
 
 def flip_targets(

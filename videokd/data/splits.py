@@ -16,7 +16,7 @@ import numpy as np
 
 from videokd.config import did_you_mean
 from videokd.data.annotations import Annotation, absolute
-from videokd.errors import UserError
+from videokd.errors import ConfigError, UserError
 
 SPLITS = ("train", "val", "test")
 
@@ -28,14 +28,15 @@ def group_by_pattern(annotations: Sequence[Annotation], pattern: str) -> list[An
     not in its ending, where `p(\d+)` would find a 4 in each `.mp4`.
 
     Raises:
-        UserError: a pattern that is none or has no group, or a file name that it does not match.
+        ConfigError: a pattern that is none or has no group.
+        UserError: a file name that it does not match.
     """
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise UserError(f"group pattern {pattern!r} is no regular expression: {error}") from None
+        raise ConfigError(f"group pattern {pattern!r} is no regular expression: {error}") from None
     if compiled.groups < 1:
-        raise UserError(
+        raise ConfigError(
             rf"group pattern {pattern!r} has no part in parentheses, such as a\d+_(s\d+)_t"
         )
     grouped = []
@@ -61,11 +62,12 @@ def split_by_ratio(
     has three or more videos and no groups.
 
     Raises:
-        UserError: a ratio without a positive part, fewer groups than parts, some videos with a
+        ConfigError: a ratio without a positive part.
+        UserError: fewer groups than parts, some videos with a
             group and some without.
     """
     if min(ratio) < 0 or sum(ratio) <= 0:
-        raise UserError(f"ratio {ratio} needs parts of at least 0 and one above 0, such as 3:1:1")
+        raise ConfigError(f"ratio {ratio} needs parts of at least 0 and one above 0, such as 3:1:1")
     generator = np.random.default_rng([seed, 0x5B117])
     with_group = [bool(annotation.group) for annotation in annotations]
     if any(with_group) and not all(with_group):
