@@ -354,7 +354,7 @@ def main(arguments: list[str] | None = None) -> None:
         status = INTERRUPTED
     if status == INTERRUPTED:
         print("videokd: interrupted", file=sys.stderr)
-    raise SystemExit(status)
+    raise SystemExit(status or 0)
 
 
 def _tell_usage(error: Any) -> int:

@@ -105,11 +105,15 @@ def _train(config: RunConfig, trainer: Trainer, fabric: Fabric, *, quiet: bool) 
 
 @contextmanager
 def _alone_in(run_dir: Path) -> Iterator[None]:
-    """Hold the run folder's recipe locked; the lock goes with the process, however it ends."""
-    with (run_dir / RECIPE).open("rb") as file:
+    """Hold the run folder's recipe locked; the lock goes with the process, however it ends.
+
+    A record lock: unlike `flock`'s, it is not inherited by decoding workers, which outlive a killed
+    process by seconds. Any close of the file in this process gives it up, so nobody else opens it.
+    """
+    with (run_dir / RECIPE).open("r+b") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
             raise UserError(
                 f"{run_dir}: another process trains into this folder; wait for it, or set another "
                 "output_dir"

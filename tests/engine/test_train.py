@@ -277,16 +277,45 @@ def test_weights_that_are_no_numbers_are_never_kept(
     assert not list((tmp_path / "run").glob("*.pt"))
 
 
-def test_two_processes_do_not_train_into_one_folder(tiny_index: Index, tmp_path: Path) -> None:
-    import fcntl
+HOLD = """
+import fcntl, os, sys
+file = open(sys.argv[1], "r+b")
+fcntl.lockf(file, fcntl.LOCK_EX)
+if os.fork():
+    print("held", flush=True)
+    os.kill(os.getpid(), 9) if sys.stdin.readline() else None
+else:
+    sys.stdin.close()
+    import time
+    time.sleep(60)
+"""
 
+
+def test_two_processes_do_not_train_into_one_folder(tiny_index: Index, tmp_path: Path) -> None:
+    """The lock goes with the process that trains, though a worker of its own outlives it."""
     settings = recipe(tiny_index, tmp_path / "run")
     run(settings)
-    with (tmp_path / "run" / "recipe.yaml").open("rb") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "run" / "recipe.yaml")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert other.stdin is not None
+    assert other.stdout is not None
+    try:
+        assert other.stdout.readline() == "held\n"
         with pytest.raises(UserError, match="another process trains into this folder"):
             run(settings)
-    assert train(as_config(settings), device="cpu", quiet=True).already_done
+        other.stdin.write("die\n")
+        other.stdin.flush()
+        assert other.wait(timeout=30) == -signal.SIGKILL
+        assert train(as_config(settings), device="cpu", quiet=True).already_done
+    finally:
+        os.killpg(other.pid, signal.SIGKILL)
+        other.stdin.close()
+        other.stdout.close()
 
 
 def test_a_run_does_not_go_on_with_another_index(
