@@ -341,6 +341,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # one process speaks for all  # noqa: SIM115
     try:
         status = app(args=arguments, standalone_mode=False)
+        _leave_process_group()
     except _UsageError as error:
         raise SystemExit(_tell_usage(error)) from None
     except UserError as error:
@@ -355,6 +356,21 @@ def main(arguments: list[str] | None = None) -> None:
     if status == INTERRUPTED:
         print("videokd: interrupted", file=sys.stderr)
     raise SystemExit(status or 0)
+
+
+def _leave_process_group() -> None:
+    """Part from the other processes of a torchrun in order.
+
+    A process that just ends kills the group's own threads in the middle, and now and then is
+    aborted for it, after all its work was done.
+    """
+    if "torch" not in sys.modules:
+        return
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
 
 
 def _tell_usage(error: Any) -> int:
