@@ -368,3 +368,15 @@ def test_the_study_preset_has_thousands_of_test_videos():
 def test_the_module_starts_without_torch():
     code = "import sys, videokd.data.synthetic; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.slow
+def test_thousands_of_videos_are_written_alike_twice(tmp_path: Path):
+    """x264 has settings under which one video in hundreds differs by what lay in memory."""
+    for name in ("one", "two"):
+        write_dataset(tmp_path / name, PRESETS["demo"], num_processes=3)
+    videos = sorted((tmp_path / "one").rglob("*.mp4"))
+    assert len(videos) == 2280
+    for video in videos:
+        twin = tmp_path / "two" / video.relative_to(tmp_path / "one")
+        assert video.read_bytes() == twin.read_bytes(), video.name
