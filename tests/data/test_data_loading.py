@@ -223,14 +223,14 @@ def test_a_file_that_changed_since_the_scan_is_unreadable(index: Index, tmp_path
 def children() -> set[int]:
     """Child processes but Python's resource tracker, which starts when it likes and stays."""
     task = Path(f"/proc/{os.getpid()}/task")
-    pids = {int(pid) for t in task.iterdir() for pid in (t / "children").read_text().split()}
-    return {pid for pid in pids if "resource_tracker" not in command_of(pid)}
+    pids = {int(pid) for t in task.iterdir() for pid in text_of(t / "children").split()}
+    return {pid for pid in pids if "resource_tracker" not in text_of(Path(f"/proc/{pid}/cmdline"))}
 
 
-def command_of(pid: int) -> str:
+def text_of(path: Path) -> str:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_text()
-    except FileNotFoundError:  # it ended meanwhile
+        return path.read_text()
+    except (FileNotFoundError, ProcessLookupError):  # the thread or process ended meanwhile
         return ""
 
 
