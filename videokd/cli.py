@@ -19,6 +19,7 @@ import typer
 
 from videokd import __version__
 from videokd.errors import ConfigError, UserError
+from videokd.progress import speaks_for_all
 
 app = typer.Typer(
     name="videokd",
@@ -337,19 +338,20 @@ def main(arguments: list[str] | None = None) -> None:
     # Importing pytorchvideo compiles a function in a way that torch has deprecated; not our user's
     # to mend.
     warnings.filterwarnings("ignore", message="`torch.jit.script`", category=FutureWarning)
-    if os.environ.get("RANK", "0") != "0":
-        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # one process speaks for all  # noqa: SIM115
+    if not speaks_for_all():
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     try:
         status = app(args=arguments, standalone_mode=False)
-        _leave_process_group()
+        if status != INTERRUPTED:  # the others may not come to part
+            _leave_process_group()
     except _UsageError as error:
         raise SystemExit(_tell_usage(error)) from None
     except UserError as error:
-        print(f"videokd: {_one_line(error)}", file=sys.stderr)
+        print(f"videokd: {_one_line(str(error))}", file=sys.stderr)
         raise SystemExit(error.exit_status) from None
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        print(f"videokd: {place}{error.strerror or _one_line(error)}", file=sys.stderr)
+        print(f"videokd: {place}{error.strerror or _one_line(str(error))}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         status = INTERRUPTED
@@ -380,15 +382,11 @@ def _tell_usage(error: Any) -> int:
     else:
         command = error.ctx.command_path if error.ctx is not None else "videokd"
         help_hint = f"see `{command} --help`"
-        print(f"videokd: {_one_line_of(error.format_message())} ({help_hint})", file=sys.stderr)
+        print(f"videokd: {_one_line(error.format_message())} ({help_hint})", file=sys.stderr)
     return int(error.exit_code)
 
 
-def _one_line(error: BaseException) -> str:
-    return _one_line_of(str(error))
-
-
-def _one_line_of(text: str) -> str:
+def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 

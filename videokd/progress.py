@@ -18,10 +18,15 @@ def _silent(_done: int, _total: int, _note: str = "") -> None:
     pass
 
 
+def speaks_for_all() -> bool:
+    """Whether this process prints; under torchrun only the first does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def show_progress(what: str, *, quiet: bool = False) -> Iterator[Report]:
     """Yield a function to call as `report(done, total, note)`; how often does not matter."""
-    if quiet or os.environ.get("RANK", "0") != "0":  # under torchrun one process speaks for all
+    if quiet or not speaks_for_all():
         yield _silent
     elif sys.stderr.isatty():
         yield from _bar(what)

@@ -63,8 +63,7 @@ def split_by_ratio(
 
     Raises:
         ConfigError: a ratio without a positive part.
-        UserError: fewer groups than parts, some videos with a
-            group and some without.
+        UserError: fewer groups than parts, some videos with a group and some without.
     """
     if min(ratio) < 0 or sum(ratio) <= 0:
         raise ConfigError(f"ratio {ratio} needs parts of at least 0 and one above 0, such as 3:1:1")
