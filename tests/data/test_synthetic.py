@@ -10,19 +10,21 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from videokd.data import motion, scenes, synthetic
 from videokd.data.synthetic import (
     CLASS_NAMES,
-    CONFIG_FILE,
     FLIP_SWAPS,
     PRESETS,
     SPLITS,
     SyntheticConfig,
+    dataset,
     label_of,
+    motion,
     render_video,
+    scenes,
     trajectory,
     write_dataset,
 )
+from videokd.data.synthetic.dataset import CONFIG_FILE
 from videokd.errors import UserError
 
 TINY = PRESETS["tiny"]
@@ -137,7 +139,7 @@ def test_the_appearance_does_not_depend_on_the_class(monkeypatch: pytest.MonkeyP
 # ------------------------------------------------------------------ exact truths of the motion
 
 
-def paths_by_class(config: SyntheticConfig, nth: int = 0) -> dict[str, synthetic.Trajectory]:
+def paths_by_class(config: SyntheticConfig, nth: int = 0) -> dict[str, motion.Trajectory]:
     """The paths that one and the same draw gives to each class."""
     return {
         name: motion.draw_trajectory(np.random.default_rng([7, nth]), config, label)
@@ -288,9 +290,9 @@ def test_a_second_call_writes_only_what_is_missing(tmp_path: Path, monkeypatch: 
     content = lost.read_bytes()
     lost.unlink()
     written = []
-    encode = synthetic.encode_video
+    encode = dataset.encode_video
     monkeypatch.setattr(
-        synthetic,
+        dataset,
         "encode_video",
         lambda path, *args, **kwargs: (written.append(path), encode(path, *args, **kwargs)),
     )
@@ -307,7 +309,7 @@ def test_a_failure_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(av.VideoFrame, "from_ndarray", fail)
     with pytest.raises(OSError, match="No space left"):
-        synthetic.encode_video(tmp_path / "x.mp4", frames, fps=12, gop=12, crf=18)
+        dataset.encode_video(tmp_path / "x.mp4", frames, fps=12, gop=12, crf=18)
     assert not list(tmp_path.iterdir())
     with pytest.raises(UserError, match=r"No space left on device; make room there"):
         write_dataset(tmp_path / "y", TINY)

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from videokd.data.motion import (
+from videokd.data.synthetic.motion import (
     FloatArray,
     Split,
     SyntheticConfig,

@@ -27,34 +27,16 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from videokd.data.motion import (
+from videokd.data.synthetic.motion import (
     CLASS_NAMES,
-    FLIP_SWAPS,
-    PRESETS,
     SPLITS,
     Split,
     SyntheticConfig,
-    Trajectory,
     label_of,
-    trajectory,
 )
-from videokd.data.scenes import render_video
+from videokd.data.synthetic.scenes import render_video
 from videokd.errors import UserError
 from videokd.files import write_text, written_beside
-
-__all__ = [
-    "CLASS_NAMES",
-    "FLIP_SWAPS",
-    "PRESETS",
-    "SPLITS",
-    "Split",
-    "SyntheticConfig",
-    "Trajectory",
-    "label_of",
-    "render_video",
-    "trajectory",
-    "write_dataset",
-]
 
 CONFIG_FILE: Final = "synthetic.json"
 # Part of the identity of a written folder: raise it whenever the same config would render other

@@ -1,0 +1,187 @@
+"""Train, evaluate, benchmark, report, predict, and the demo."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from videokd.cli.options import (
+    DeviceName,
+    DeviceOption,
+    JsonFlag,
+    QuietFlag,
+    positive_int,
+    print_json,
+)
+
+runs_app = typer.Typer()
+
+
+class DtypeName(StrEnum):
+    """Number format of a latency measurement."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+
+@runs_app.command("demo")
+def demo_command(
+    out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(min=0, help="Decides everything.")] = 0,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="A minute's walk through all steps; accuracy means nothing."),
+    ] = False,
+    device: DeviceOption = DeviceName.AUTO,
+) -> None:
+    """The whole story on embedded videos: teacher, control, distilled student, no-temporal."""
+    from videokd.experiments.demo import run_demo
+
+    run_demo(out, seed=seed, quick=quick, device=device.value)
+
+
+@runs_app.command("train")
+def train_command(
+    recipe: Annotated[Path, typer.Argument(help="A YAML file, see configs/.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key.sub=value, laid over the recipe.")
+    ] = None,
+    device: DeviceOption = DeviceName.AUTO,
+    quiet: QuietFlag = False,
+) -> None:
+    """Train a teacher, a control or a distilled student: the recipe says. Resumes by itself."""
+    from videokd.recipe import load_recipe
+    from videokd.runs import train
+
+    outcome = train(load_recipe(recipe, overrides or []), device=device.value, quiet=quiet)
+    if outcome.already_done:
+        typer.echo(f"{outcome.run_dir}: already trained to the end ({outcome.steps} steps)")
+        return
+    text = f"{outcome.run_dir}: {outcome.steps} steps"
+    if outcome.best is not None:
+        text += f", best validation top-1 {outcome.best['top1_pct']:.2f} %"
+    if outcome.num_unreadable:
+        text += f", {outcome.num_unreadable} unreadable videos left out"
+    typer.echo(text)
+
+
+@runs_app.command("eval")
+def eval_command(
+    run: Annotated[Path, typer.Argument(help="A run folder or checkpoint.")],
+    split: Annotated[str | None, typer.Option(help="Default: the recipe's test split.")] = None,
+    num_clips: Annotated[int | None, typer.Option(min=1, help="Default: the recipe's.")] = None,
+    num_crops: Annotated[int | None, typer.Option(help="1 or 3; default: the recipe's.")] = None,
+    device: DeviceOption = DeviceName.AUTO,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Accuracy over videos: clips x crops views, top-1 with its interval, top-5, per class."""
+    from videokd.config import parse_config
+    from videokd.engine.evaluate import EvalConfig
+    from videokd.recipe import load_trained
+    from videokd.runs import evaluate
+
+    trained = load_trained(run)
+    views = trained.config.eval.model_dump()
+    views |= {"num_clips": num_clips} if num_clips is not None else {}
+    views |= {"num_crops": num_crops} if num_crops is not None else {}
+    document = evaluate(
+        trained,
+        split=split,
+        eval_config=parse_config(EvalConfig, views, source="eval"),
+        device=device.value,
+        quiet=quiet,
+    )
+    if as_json:
+        print_json(document)
+        return
+    low, high = document["interval_pct"]
+    typer.echo(
+        f"top-1 {document['top1_pct']:.2f} % [{low:.1f}, {high:.1f}], "
+        f"top-5 {document['top5_pct']:.2f} %, mean class {document['mean_class_pct']:.2f} %, "
+        f"{document['num_videos']} videos ({document['protocol']})"
+    )
+
+
+@runs_app.command("bench")
+def bench_command(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders or checkpoints.")],
+    batch: Annotated[str, typer.Option(help="Clips at a time, for example 1,8.")] = "1",
+    dtype: Annotated[DtypeName, typer.Option()] = DtypeName.FP32,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="10 timed runs instead of 100; the result says so.")
+    ] = False,
+    device: DeviceOption = DeviceName.AUTO,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Parameters, multiply-adds, latency and throughput on the device at hand."""
+    from videokd.bench.report import print_results
+    from videokd.recipe import load_trained
+    from videokd.runs import benchmark
+
+    batches = [positive_int(text, "--batch") for text in batch.split(",")]
+    trained = [load_trained(run) for run in runs]
+    results = [
+        benchmark(
+            one,
+            batch=size,
+            dtype=dtype.value,  # type: ignore[arg-type]
+            device=device.value,  # type: ignore[arg-type]
+            quick=quick,
+            quiet=quiet,
+        )
+        for one in trained
+        for size in batches
+    ]
+    if as_json:
+        print_json([result.to_dict() for result in results])
+        return
+    print_results(results)
+
+
+@runs_app.command("report")
+def report_command(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, evaluated and benchmarked.")],
+    out: Annotated[Path, typer.Option(help="Folder for the report.")],
+    title: Annotated[str, typer.Option()] = "Accuracy against cost",
+    as_json: JsonFlag = False,
+) -> None:
+    """Tables and pictures of several runs: report.md, report.html, pareto.png, results.json."""
+    from videokd.bench.report import print_results, write_report
+    from videokd.runs import saved_results
+
+    results = saved_results(runs)
+    paths = write_report(results, out, title=title)
+    if as_json:
+        print_json([result.to_dict() for result in results])
+        return
+    print_results(results)
+    typer.echo(f"report: {paths.markdown}, {paths.html}, {paths.picture}, {paths.json}")
+
+
+@runs_app.command("predict")
+def predict_command(
+    run: Annotated[Path, typer.Argument(help="A run folder or checkpoint.")],
+    videos: Annotated[list[Path], typer.Argument(help="Any video files.")],
+    topk: Annotated[int, typer.Option(min=1, help="Classes to show.")] = 5,
+    device: DeviceOption = DeviceName.AUTO,
+    as_json: JsonFlag = False,
+) -> None:
+    """The most probable classes of video files, with probabilities."""
+    from videokd.deploy.predict import predict
+    from videokd.recipe import load_trained
+
+    trained = load_trained(run)
+    predictions = [predict(trained, video, topk=topk, device=device.value) for video in videos]
+    if as_json:
+        print_json(predictions)
+        return
+    for prediction in predictions:
+        typer.echo(prediction["path"])
+        for row in prediction["topk"]:
+            typer.echo(f"  {100 * row['score']:5.1f} %  {row['label']}")
