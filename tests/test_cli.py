@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tiny_recipes import recipe
+from tiny_recipes import recipe, student_recipe
 
 from videokd.cli import main
 from videokd.data.index import Index
@@ -78,6 +78,24 @@ def test_index_train_eval_bench_report_predict(
     assert prediction["path"] == str(video)
 
 
+def test_index_says_what_is_absent(
+    tiny_index: Index, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video = tiny_index.records[0].path
+    (tmp_path / "list.txt").write_text(f"{video.name} 7 wave\nnothing.mp4 7 wave\n")
+    index = tmp_path / "mine.csv"
+    arguments = ("data", "index", video.parent, "--format", "something", "--out", index)
+    status, _, err = call(capsys, *arguments, "--list", f"val={tmp_path / 'list.txt'}")
+    assert status == 1
+    assert_one_plain_line(err, "list.txt:2: no such file", "nothing.mp4")
+    status, out, err = call(
+        capsys, *arguments, "--list", f"val={tmp_path / 'list.txt'}", "--allow-absent"
+    )
+    assert status == 0
+    assert out == f"1 videos, 1 classes: {index}\n1 absent: {tmp_path / 'mine.absent.csv'}\n"
+    assert f"the first: {video}: 12, not 7" in err
+
+
 def test_json_stands_alone_on_stdout(
     tiny_control: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,6 +137,37 @@ def test_two_batch_sizes_two_results(run_copy: Path, capsys: pytest.CaptureFixtu
     assert [result["batch"] for result in json.loads(out)] == [1, 2]
 
 
+def test_data_show_draws_student_and_teacher(
+    tiny_control: Path,
+    tiny_index: Index,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The teacher's input comes out of its checkpoint."""
+    sheets: list[tuple[Any, ...]] = []
+
+    def remember(rows: Any, path: Path, *, title: str, notes: Any) -> None:
+        sheets.append((rows, title, notes))
+
+    monkeypatch.setattr("videokd.data.show.write_sheet", remember)
+    path = write_recipe(
+        tmp_path / "student.yaml", student_recipe(tiny_index, tmp_path / "run", tiny_control)
+    )
+    sheet = tmp_path / "sheet.png"
+    status, out, err = call(
+        capsys, "data", "show", tiny_index.path, "--recipe", path, "--out", sheet, "--videos", 2
+    )
+    assert (status, out) == (0, f"2 videos: {sheet}\n"), err
+    ((rows, title, notes),) = sheets
+    assert title == "student.yaml: training, from step 0"
+    assert "teacher: dense (num_frames 4, stride 2, past_end clamp), 32 of 32 px" in notes[0]
+    for row in rows:
+        student, teacher = row.strips
+        assert (student.title[:8], teacher.title[:8]) == ("student:", "teacher:")
+        assert (student.frames == teacher.frames).all()  # equal samplings, same frames
+
+
 def test_unknown_key(tiny_index: Index, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = recipe(tiny_index, tmp_path / "run")
     settings["train"]["optim"]["weigth_decay"] = 0.1
@@ -138,6 +187,13 @@ def test_unknown_key(tiny_index: Index, tmp_path: Path, capsys: pytest.CaptureFi
         (("predict", "{run}", "{text}"), 1, ("text.mp4", "cannot be read as a video")),
         (("eval", "{run}", "--split", "tset"), 1, ("no video is in split 'tset'", "test: 12")),
         (("eval", "{run}", "--num-crops", "2"), 2, ("num_crops",)),
+        (("eval", "{run}", "--protocol", "pyslowfast_10x2"), 2, ("did you mean", "10x3")),
+        (("eval", "{run}", "--protocol", "tsm_uniform_1x1"), 2, ("is for segment sampling",)),
+        (
+            ("eval", "{run}", "--protocol", "pyslowfast_10x3", "--num-clips", "2"),
+            2,
+            ("eval", "give one of the two"),
+        ),
         (("eval", "{text}"), 1, ("text.mp4", "not a readable checkpoint")),
         (("bench", "{run}", "--batch", "one"), 2, ("--batch 'one'", "whole number")),
         (("report", "{new}", "--out", "report"), 1, ("no bench.json yet", "videokd bench")),
@@ -146,6 +202,10 @@ def test_unknown_key(tiny_index: Index, tmp_path: Path, capsys: pytest.CaptureFi
         (("data", "index", "{empty}", "--out", "x.csv", "--list", "a"), 2, ("SPLIT=FILE",)),
         (("data", "index", "{videos}", "--out", "x.csv", "--ratio", "3"), 2, ("3:1:1",)),
         (("data", "index", "{videos}", "--out", "x.csv", "--ratio", "0:0:0"), 2, ("3:1:1",)),
+        (("data", "index", "{videos}", "--out", "x.csv", "--format", "ucf101"), 2, ("needs --a",)),
+        (("data", "index", "{videos}", "--out", "x.csv", "--format", "ucf"), 2, ("'ucf101'",)),
+        (("data", "index", "{videos}", "--out", "x.csv", "--frames-fps", "0"), 2, ("above 0",)),
+        (("folds", "no.yaml"), 2, ("no.yaml", "no such recipe")),
         (
             ("data", "index", "{videos}", "--out", "x.csv", "--group-pattern", "("),
             2,
@@ -154,6 +214,14 @@ def test_unknown_key(tiny_index: Index, tmp_path: Path, capsys: pytest.CaptureFi
         (("trian", "x.yaml"), 2, ("No such command 'trian'", "'train'", "--help")),
         (("eval", "{run}", "--num-clip", "2"), 2, ("--num-clip", "--num-clips", "eval --help")),
         (("eval",), 2, ("Missing argument",)),
+        (("data", "show", "no.csv", "--out", "s.jpg"), 2, ("s.jpg", "ends in .png")),
+        (("data", "show", "no.csv", "--out", "s.png"), 1, ("no.csv",)),
+        (("data", "show", "no.csv", "--out", "s.png", "--set", "a=1"), 2, ("give one with",)),
+        (
+            ("data", "show", "no.csv", "--out", "s.png", "--protocol", "pyslowfast"),
+            2,
+            ("protocol 'pyslowfast' is not known", "did you mean"),
+        ),
         (("data", "synth", "{empty}", "--set", "noise=3"), 2, ("unknown key 'noise'", "noise_std")),
     ],
 )

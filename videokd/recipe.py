@@ -18,12 +18,15 @@ from videokd.checkpoint import load_checkpoint, load_state_dict
 from videokd.config import Config, load_config, parse_config
 from videokd.data.index import Index, read_index
 from videokd.data.loading import DataConfig, EvalLoader, TrainLoader
+from videokd.data.protocols import EvalProtocol
 from videokd.data.sampling import SameFrames, TeacherView, WholeVideo
 from videokd.distill.objective import Objective, ObjectiveConfig
 from videokd.engine.evaluate import EvalConfig, score_videos
 from videokd.engine.train import BEST, TrainConfig, Trainer, Validation
 from videokd.errors import ConfigError, UserError
 from videokd.files import file_digest
+from videokd.models.students import TimmVideoConfig
+from videokd.models.temporal import NoTemporalConfig
 from videokd.models.video_model import Frozen, VideoModel
 from videokd.models.weights import LoadReport, load_weights
 from videokd.models.zoo import ModelConfig, create_video_model
@@ -239,6 +242,23 @@ def build(
     )
 
 
+def check_clip_length(model: ModelConfig, views: EvalProtocol) -> None:
+    """Refuse a protocol that sets its own number of frames where the network has a fixed one.
+
+    Raises:
+        ConfigError: the network is made for clips of one length only.
+    """
+    made_for = model.input.num_frames
+    if views.num_frames in (None, made_for):
+        return
+    if not isinstance(model, TimmVideoConfig) or not isinstance(model.temporal, NoTemporalConfig):
+        raise ConfigError(
+            f"protocol {views.name} shows clips of {views.num_frames} frames, this network is made "
+            f"for {made_for}; only a network whose frames do not see each other (temporal.kind "
+            "none) takes another number: choose another protocol"
+        )
+
+
 def eval_loader(
     config: DataConfig,
     eval_config: EvalConfig,
@@ -254,8 +274,7 @@ def eval_loader(
         config,
         spec=spec,
         split=split,
-        num_clips=eval_config.num_clips,
-        num_crops=eval_config.num_crops,
+        views=eval_config.views,
         batch_size=eval_config.batch_size,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
@@ -361,6 +380,8 @@ def _validation(
     config: RunConfig, index: Index, fabric: Fabric
 ) -> Callable[[VideoModel], Validation] | None:
     split = config.data.val_split
+    check_clip_length(config.model, config.eval.views)
+    config.eval.views.check(config.model.input.sampling)
     if split is None:
         return None
     loader = eval_loader(

@@ -32,6 +32,7 @@ from videokd.recipe import (
     RunConfig,
     Trained,
     build,
+    check_clip_length,
     create_fabric,
     eval_loader,
     load_recipe,
@@ -169,8 +170,9 @@ def evaluate(
         )
     split = split or config.data.test_split
     views = eval_config or config.eval
+    check_clip_length(config.model, views.views)
     loader = eval_loader(config.data, views, index, trained.model.spec, split=split, fabric=fabric)
-    model = trained.model.to(fabric.device)
+    model = trained.model.without_taps().to(fabric.device)
     with show_progress(f"evaluate {trained.name}", quiet=quiet) as report:
         scores = score_videos(fabric, model, loader, on_progress=report)
     groups = [index.records[video_id].group for video_id in scores.video_ids.tolist()]
@@ -184,6 +186,7 @@ def evaluate(
         "protocol": _protocol(trained, views, split),
         "checkpoint_step": trained.state["step"],
         "num_views": views.num_views,
+        "num_frames": views.views.num_frames or trained.model.spec.num_frames,
         **metrics.to_dict(),
     }
     if fabric.is_global_zero:
@@ -210,7 +213,7 @@ def benchmark(
             trained.model.without_taps(),
             name=describe_model(config),
             role=config.role,
-            num_frames=spec.num_frames,
+            num_frames=config.eval.views.num_frames or spec.num_frames,
             crop_px=spec.crop_px,
             num_views=config.eval.num_views,
             batch=batch,
@@ -270,6 +273,13 @@ def saved_results(run_dirs: Sequence[Path]) -> list[BenchmarkResult]:
 def _with_accuracy(result: BenchmarkResult, document: dict[str, Any]) -> BenchmarkResult:
     """An eval document's numbers in a benchmark result, with the views that made them."""
     low, high = document["interval_pct"]
+    shown = document.get("num_frames", result.num_frames)
+    if shown != result.num_frames:
+        raise UserError(
+            f"{result.model}: evaluated on clips of {shown} frames, benchmarked on clips of "
+            f"{result.num_frames}; give both one eval.protocol, then run `videokd eval` and "
+            "`videokd bench` again"
+        )
     result = dataclasses.replace(
         result,
         num_views=document["num_views"],
@@ -317,18 +327,25 @@ def _sinks(config: RunConfig, *, from_step: int) -> list[Sink]:
 
 
 def _protocol(trained: Trained, views: EvalConfig, split: str) -> str:
-    spec = trained.model.spec
+    """What was looked at, in a line; a named protocol comes before its clips and crops."""
+    spec, shown = trained.model.spec, views.views
     sampling = spec.sampling
     detail = f"x{sampling.stride}" if sampling.kind == "dense" else ""
+    name = f"{views.protocol}, " if views.protocol is not None else ""
     return (
-        f"{split}: {views.num_clips} clips x {views.num_crops} crops, {sampling.kind} "
-        f"{sampling.num_frames}{detail}, {spec.crop_px} px, {trained.path.name}"
+        f"{split}: {name}{shown.num_clips} clips x {shown.num_crops} crops, {sampling.kind} "
+        f"{shown.num_frames or sampling.num_frames}{detail}, {spec.crop_px} px, {trained.path.name}"
     )
 
 
 def _what_decides(config: RunConfig) -> str:
     """The recipe as YAML, without the settings that change nothing in the weights."""
-    data = config.data.model_copy(update={"num_workers": 0, "max_unreadable_pct": 0.0})
+    unseen_of_data = {
+        "num_workers": 0,
+        "max_unreadable_pct": 0.0,
+        "decode_time_limit_seconds": 1.0,
+    }
+    data = config.data.model_copy(update=unseen_of_data)
     unseen: dict[str, Any] = {"log_every_steps": 1, "checkpoint_every_steps": None}
     train = config.train.model_copy(update={**unseen, "tensorboard": True, "wandb": False})
     return dump_yaml(config.model_copy(update={"data": data, "train": train}))

@@ -7,11 +7,12 @@ cells. This module imports no torch at run time, so that `videokd --help` starts
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     import torch
 
 PastEnd = Literal["clamp", "loop", "refuse"]
+NumCrops = Literal[1, 3, 5, 10]
+"""Crops of a clip at evaluation: the centre; three along the longer side; four corners and the
+centre; those five and their mirror images."""
 
 
 class Dense(Config):
@@ -121,7 +125,7 @@ class VideoRecord:
     width: int
     """px, after rotation."""
     reader: str
-    """The reader that is exact for this file: `decord` or `pyav`."""
+    """The reader that is exact for this video: `decord`, `pyav`, `torchcodec` or `frames`."""
     group: str = ""
     """Videos of one group (a person, a source) stay on one side of a split."""
     split: str = ""
@@ -189,6 +193,30 @@ class Crop(NamedTuple):
     left: float
     height: float
     width: float
+    mirrored: bool = False
+    """This view alone is mirrored left to right (ten-crop evaluation), labels or not."""
+
+
+class Erase(NamedTuple):
+    """A rectangle that is painted over in all frames of a clip."""
+
+    rectangle: Crop
+    """In the clip, after crop and flip."""
+    noise_seed: int | None
+    """Of the noise that fills it, in [0, 2^31); None: the mean colour."""
+
+
+class Mix(NamedTuple):
+    """Another clip of the same batch that this one is mixed with."""
+
+    partner_id: int
+    """The other's video id."""
+    partner_repeat: int
+    """The other's `Draw.repeat`: one video may stand in a batch several times."""
+    own_weight: float
+    """Share of this clip in the targets, in [0, 1); in mixup, of its pixels too."""
+    box: Crop | None
+    """Cutmix: the rectangle that shows the other clip. None: mixup."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +233,73 @@ class Draw:
     """One rectangle a view, the same for every rendering."""
     flip: bool = False
     """Mirrored left to right; labels that swap under it are swapped in the targets."""
+    appearance: tuple[tuple[str, float], ...] = ()
+    """(operation, its strength), in the order in which they are done on the device."""
+    erase: Erase | None = None
+    """Done after `appearance`."""
+    mix: Mix | None = None
+    """Done last, with the partner as it looks after its own `appearance` and `erase`. None: the
+    clip is not mixed; so it is where its partner did not decode."""
+
+    @property
+    def repeat(self) -> int:
+        """Which of the clips that this video has in the same epoch; 0 for the first."""
+        return self.entropy[3] if len(self.entropy) > 3 else 0
+
+    def to_json(self) -> str:
+        """One line of JSON; `from_json` gives the same draw, to the last bit."""
+        plain = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        plain["frame_ids"] = {name: ids.tolist() for name, ids in self.frame_ids.items()}
+        return json.dumps(plain, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Draw:
+        """The draw that `to_json` wrote.
+
+        Raises:
+            UserError: it is none.
+        """
+        try:
+            return cls(**_draw_fields(**json.loads(text)))
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"not a stored draw: {reason}; make the file again") from None
+
+
+def _draw_fields(
+    *,
+    video_id: int,
+    entropy: list[int],
+    frame_ids: dict[str, list[list[int]]],
+    crops: list[list[Any]],
+    flip: bool,
+    appearance: list[list[Any]],
+    erase: list[Any] | None,
+    mix: list[Any] | None,
+) -> dict[str, Any]:
+    """JSON's lists as the types that `Draw` has."""
+    return {
+        "video_id": int(video_id),
+        "entropy": tuple(map(int, entropy)),
+        "frame_ids": {n: np.array(ids, dtype=np.int64) for n, ids in frame_ids.items()},
+        "crops": tuple(map(_crop, crops)),
+        "flip": bool(flip),
+        "appearance": tuple((str(name), float(strength)) for name, strength in appearance),
+        "erase": None if erase is None else _erase(*erase),
+        "mix": None if mix is None else _mix(*mix),
+    }
+
+
+def _crop(values: list[Any]) -> Crop:
+    return Crop(*values)
+
+
+def _erase(rectangle: list[Any], noise_seed: int | None) -> Erase:
+    return Erase(_crop(rectangle), noise_seed)
+
+
+def _mix(partner_id: int, repeat: int, own_weight: float, box: list[Any] | None) -> Mix:
+    return Mix(partner_id, repeat, own_weight, None if box is None else _crop(box))
 
 
 @dataclass(slots=True)
@@ -301,7 +396,7 @@ class ClipBatch:
         )
 
     def pin_memory(self) -> ClipBatch:
-        """Called by torch's DataLoader where copies to a GPU are to be asynchronous."""
+        """The same batch in memory from which copies to a GPU are asynchronous."""
         return ClipBatch(
             frames={name: clip.pin_memory() for name, clip in self.frames.items()},
             frame_seconds={name: s.pin_memory() for name, s in self.frame_seconds.items()},

@@ -14,6 +14,13 @@ BITS = 10
 HEIGHT, WIDTH = 64, 96
 """px of the picture as it is to be shown."""
 
+DEFAULTS = {
+    "libx264": {"preset": "veryfast", "crf": "18"},
+    "libx265": {"preset": "superfast", "crf": "18", "x265-params": "log-level=none"},
+    "libvpx-vp9": {"cpu-used": "8", "deadline": "realtime"},
+}
+"""Settings of encoders. x265 makes open GOPs unless told otherwise."""
+
 
 def numbered_frame(number: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
     """uint8 [H,W,3]: the number in binary as ten vertical bars over the upper half, grey below.
@@ -79,9 +86,8 @@ def write_numbered(
         stream.codec_context.gop_size = gop
         stream.codec_context.max_b_frames = max_b_frames
         stream.codec_context.thread_count = 1
-        if codec == "libx264":
-            stream.options = {"preset": "veryfast", "crf": "18", **(options or {})}
-        else:
+        stream.options = {**DEFAULTS.get(codec, {}), **(options or {})}
+        if codec not in ("libx264", "libx265"):
             stream.bit_rate = 2_000_000
         for i, time in enumerate(times):
             pixels = np.rot90(numbered_frame(first + i, *size), quarter_turns)

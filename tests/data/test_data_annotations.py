@@ -168,7 +168,7 @@ def test_csv(root: Path) -> None:
     path.write_text(
         'group,path,label,split\ns1,a.mp4,left,train\n\n,b.mp4,,val\ns2,"c, d.mp4",left;up,\n'
     )
-    assert read_csv(path) == [
+    assert read_csv(path).videos == [
         Annotation(root / "a.mp4", ("left",), "s1", "train"),
         Annotation(root / "b.mp4", (), "", "val"),
         Annotation(root / "c, d.mp4", ("left", "up"), "s2", ""),

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import csv
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from videokd.data.annotations import Annotation, read_folder
-from videokd.data.index import COLUMNS, Index, build_index, read_index, write_index
+from videokd.data.index import COLUMNS, Index, build_index, building, read_index, write_index
+from videokd.data.readers import READERS
+from videokd.data.scan import ScanFailure
 from videokd.errors import UserError
 from videokd.types import ClassNames, VideoRecord
 
@@ -128,7 +131,8 @@ def test_build_from_a_folder(video_folder: Path, tmp_path: Path) -> None:
     assert seen[-1] == (10, 10)
     assert [r.num_frames for r in built.records] == list(range(20, 30))
     assert [built.classes[r.labels[0]] for r in built.records] == ["left"] * 5 + ["right"] * 5
-    assert {(r.fps, r.height, r.width, r.reader) for r in built.records} == {(25, 64, 96, "decord")}
+    assert {(r.fps, r.height, r.width) for r in built.records} == {(25, 64, 96)}
+    assert {r.reader for r in built.records} <= set(READERS)  # which of them is the scan's to say
     again = read_index(path, check_files=True)
     assert (again.records, again.classes) == (built.records, built.classes)
     assert again.where(3) == built.where(3) == f"{path}:5"
@@ -164,3 +168,28 @@ def test_builds_that_cannot_be(video_folder: Path, tmp_path: Path) -> None:
         build_index([Annotation(tmp_path / "bad.mp4", ("a",))], path)
     assert not path.exists()
     assert not path.with_suffix(".classes.txt").exists()
+
+
+def test_how_to_scan_is_handed_on(
+    video_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = sorted(video_folder.rglob("*.mp4"))[0]
+    asked: list[dict[str, object]] = []
+
+    def scan(paths: list[Path], **options: object) -> list[ScanFailure]:
+        asked.append({name: options[name] for name in ("frames_fps", "keep_damaged")})
+        return [ScanFailure(path, "not looked at") for path in paths]
+
+    monkeypatch.setattr(building, "scan", scan)
+    for frames_fps, keep_damaged in ((None, False), (12.5, True)):
+        options = {"frames_fps": frames_fps, "keep_damaged": keep_damaged}
+        with pytest.raises(UserError, match=r"none of the 1 files can be read .* not looked at"):
+            build_index([Annotation(video, ("a",))], tmp_path / "x.csv", **options)
+        assert asked.pop() == options
+
+
+def test_a_name_that_a_text_file_cannot_hold_is_refused_before_the_scan(tmp_path: Path) -> None:
+    odd = Path(os.fsdecode(bytes(tmp_path) + b"/\xff\n.mp4"))
+    with pytest.raises(UserError, match=r"\\udcff\\n\.mp4': the name is not text in UTF-8; rename"):
+        build_index([Annotation(odd, ("a",))], tmp_path / "x.csv")
+    assert list(tmp_path.iterdir()) == []

@@ -1,9 +1,5 @@
 from __future__ import annotations
 
-import gc
-import os
-import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,25 +7,16 @@ import numpy as np
 import pytest
 import torch
 from numbered_video import numbers_of, write_numbered
+from tiny_loaders import STUDENT, TEACHER, config, same, train_loader
 
 from videokd.data import loading
 from videokd.data.index import Index
-from videokd.data.loading import (
-    DataConfig,
-    EvalLoader,
-    TrainLoader,
-    clip_tensor,
-    read_clips,
-    replay,
-)
-from videokd.data.sampling import SameFrames, SameSpan, WholeVideo
+from videokd.data.loading import EvalLoader, clip_tensor, read_clips, replay
+from videokd.data.protocols import own_views
+from videokd.data.sampling import SameSpan, WholeVideo
 from videokd.errors import ConfigError, UnreadableVideo, UserError
 from videokd.types import ClassNames, ClipBatch, Dense, InputSpec, Segment, VideoRecord
 
-STUDENT = InputSpec(sampling=Dense(num_frames=4, stride=4), short_side_px=36, crop_px=32)
-TEACHER = InputSpec(
-    sampling=Dense(num_frames=8, stride=2), short_side_px=50, crop_px=48, resample="bicubic"
-)
 READABLE = InputSpec(sampling=Segment(num_segments=5), short_side_px=64, crop_px=64)
 """Large enough to read the numbers: nothing is cut from the height."""
 
@@ -37,37 +24,6 @@ READABLE = InputSpec(sampling=Segment(num_segments=5), short_side_px=64, crop_px
 @pytest.fixture
 def index(records: tuple[VideoRecord, ...], classes: ClassNames) -> Index:
     return Index(Path("videos.csv"), classes, records)
-
-
-def config(**settings) -> DataConfig:
-    augment = {"flip": {"probability": 0.5, "swaps": [["left", "right"]]}}
-    return DataConfig(**{"index": "videos.csv", "num_workers": 0, "augment": augment, **settings})
-
-
-def train_loader(index: Index, settings: DataConfig | None = None, **options) -> TrainLoader:
-    given = {
-        "student": STUDENT,
-        "teacher": TEACHER,
-        "teacher_view": SameFrames(),
-        "batch_size": 2,
-        "seed": 7,
-        **options,
-    }
-    return TrainLoader(index, settings or config(), **given)
-
-
-def same(a: ClipBatch, b: ClipBatch) -> bool:
-    def parts(batch: ClipBatch) -> list:
-        tensors = [*batch.frames.values(), *batch.frame_seconds.values()]
-        return [*tensors, batch.targets, batch.has_label, batch.video_ids]
-
-    draws = all(
-        (x.video_id, x.entropy, x.crops, x.flip) == (y.video_id, y.entropy, y.crops, y.flip)
-        and all((x.frame_ids[name] == y.frame_ids[name]).all() for name in x.frame_ids)
-        for x, y in zip(a.draws, b.draws, strict=True)
-    )
-    equal = all(torch.equal(x, y) for x, y in zip(parts(a), parts(b), strict=True))
-    return draws and equal and a.frames.keys() == b.frames.keys() and a.unreadable == b.unreadable
 
 
 def test_a_training_batch(index: Index) -> None:
@@ -153,6 +109,79 @@ def test_starting_at_a_step_resumes_exactly(index: Index) -> None:
     assert not any(same(a, b) for a, b in zip(whole, other, strict=True))
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_repeats_show_a_video_with_several_draws(index: Index, num_workers: int) -> None:
+    """Pixels and draws are those of clips that are decoded one by one."""
+    loader = train_loader(index, config(repeats=3, num_workers=num_workers), batch_size=6)
+    assert (loader.steps_per_epoch, loader.num_videos) == (3, 6)
+    single = train_loader(index)  # its batches are of 2 videos, in the same order
+    for step, (batch, once) in enumerate(
+        zip(loader.batches(0, 6), single.batches(0, 6), strict=True)
+    ):
+        assert batch.video_ids.tolist() == np.repeat(once.video_ids, 3).tolist()
+        assert [d.entropy for d in batch.draws] == [
+            (7, step // 3, i, repeat) for i in once.video_ids.tolist() for repeat in range(3)
+        ]
+        assert torch.equal(batch.frames["student"][::3], once.frames["student"])
+        assert torch.equal(batch.targets[::3], once.targets)
+        assert len({draw.crops for draw in batch.draws}) == 6
+        for row, draw in enumerate(batch.draws):
+            specs = {"student": STUDENT, "teacher": TEACHER}
+            frames, seconds = replay(index.records[draw.video_id], draw, specs)
+            for name in specs:
+                assert (frames[name] == batch.frames[name][row].numpy()).all()
+                assert (seconds[name] == batch.frame_seconds[name][row].numpy()).all()
+
+
+def test_repeats_open_a_file_once(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Path] = []
+    original = loading.replay.__globals__["open_video"]
+
+    def spy(path, reader, **options):
+        opened.append(path)
+        return original(path, reader, **options)
+
+    monkeypatch.setitem(loading.replay.__globals__, "open_video", spy)
+    list(train_loader(index, config(repeats=2), batch_size=4).batches(0, 3))
+    assert sorted(opened) == sorted(index.records[i].path for i in index.select("train"))
+
+
+def test_repeats_of_an_unreadable_video_are_all_left_out(index: Index, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.mp4"
+    bad.write_text("no video")
+    records = (*index.records[:1], replace(index.records[1], path=bad), *index.records[2:])
+    loader = train_loader(replace(index, records=records), config(repeats=2), batch_size=12)
+    batch = next(loader.batches(0, 1))
+    assert batch.video_ids.unique(return_counts=True)[1].tolist() == [2] * 5
+    assert [video_id for video_id, _ in batch.unreadable] == [1]
+
+
+def test_ranks_share_repeated_videos(index: Index) -> None:
+    """All clips of a video stay in one process, and pair (p, p + B/2) the same videos."""
+
+    def pairs(batch: ClipBatch) -> set[frozenset[tuple[int, ...]]]:
+        names, half = [draw.entropy for draw in batch.draws], batch.num_videos // 2
+        return {frozenset(pair) for pair in zip(names[:half], names[half:], strict=True)}
+
+    whole = next(train_loader(index, config(repeats=2), batch_size=8).batches(0, 1))
+    parts = [
+        next(
+            train_loader(index, config(repeats=2), batch_size=4, rank=rank, world_size=2).batches(
+                0, 1
+            )
+        )
+        for rank in range(2)
+    ]
+    assert pairs(whole) == pairs(parts[0]) | pairs(parts[1])
+    assert torch.equal(parts[1].frames["student"], whole.frames["student"][[2, 3, 6, 7]])
+    with pytest.raises(
+        ConfigError, match=r"repeats 3 does not divide the 4 clips .* multiple of 3"
+    ):
+        train_loader(index, config(repeats=3), batch_size=4)
+    with pytest.raises(UserError, match="split 'train' has 6 videos, fewer than one batch of 8"):
+        train_loader(index, config(repeats=2), batch_size=16)
+
+
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_ranks_share_the_global_batch(index: Index, ranks: int) -> None:
     whole = train_loader(index, batch_size=6)
@@ -220,49 +249,6 @@ def test_a_file_that_changed_since_the_scan_is_unreadable(index: Index, tmp_path
             replay(replace(record, path=path, reader="decord"), draw, {"student": STUDENT})
 
 
-def children() -> set[int]:
-    """Child processes but Python's resource tracker, which starts when it likes and stays."""
-    task = Path(f"/proc/{os.getpid()}/task")
-    pids = {int(pid) for t in task.iterdir() for pid in text_of(t / "children").split()}
-    return {pid for pid in pids if "resource_tracker" not in text_of(Path(f"/proc/{pid}/cmdline"))}
-
-
-def text_of(path: Path) -> str:
-    try:
-        return path.read_text()
-    except (FileNotFoundError, ProcessLookupError):  # the thread or process ended meanwhile
-        return ""
-
-
-def wait_for(condition, seconds: float = 10) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return condition()
-
-
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's /proc")
-def test_dropping_the_iterator_ends_its_workers(index: Index) -> None:
-    before = children()
-    batches = train_loader(index, config(num_workers=2)).batches(0, 1000)
-    next(batches)
-    assert len(children() - before) >= 2
-    del batches
-    gc.collect()
-    assert wait_for(lambda: not children() - before)
-
-
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's /proc")
-def test_a_worker_that_dies_is_a_plain_error(index: Index) -> None:
-    before = children()
-    batches = train_loader(index, config(num_workers=1)).batches(0, 100000)
-    next(batches)
-    for pid in children() - before:
-        os.kill(pid, signal.SIGKILL)
-    with pytest.raises(UserError, match="a process that decodes videos died"):
-        list(batches)
-
-
 def test_evaluation_sees_every_video_once(index: Index) -> None:
     def ids(**options) -> list[int]:
         loader = EvalLoader(
@@ -270,8 +256,7 @@ def test_evaluation_sees_every_video_once(index: Index) -> None:
             config(**options.pop("settings", {})),
             spec=STUDENT,
             split="train",
-            num_clips=2,
-            num_crops=3,
+            views=own_views(2, 3),
             batch_size=4,
             **options,
         )
@@ -287,7 +272,7 @@ def test_evaluation_sees_every_video_once(index: Index) -> None:
 
 def test_evaluation_views_are_ordered_by_clip_then_crop(index: Index) -> None:
     loader = EvalLoader(
-        index, config(), spec=READABLE, split="test", num_clips=2, num_crops=3, batch_size=1
+        index, config(), spec=READABLE, split="test", views=own_views(2, 3), batch_size=1
     )
     batch = next(iter(loader))
     draw = batch.draws[0]
@@ -314,8 +299,7 @@ def test_evaluation_stops_at_an_unreadable_video(
         config(num_workers=num_workers),
         spec=STUDENT,
         split="test",
-        num_clips=1,
-        num_crops=1,
+        views=own_views(),
         batch_size=1,
     )
     with pytest.raises(UnreadableVideo, match=r"^\S+bad\.mp4: cannot be read as a video: [^\n]+$"):
@@ -325,7 +309,7 @@ def test_evaluation_stops_at_an_unreadable_video(
 def test_faults_of_rows_show_at_construction(index: Index) -> None:
     unlabelled = (*index.records[:2], replace(index.records[2], labels=()), *index.records[3:])
     faulty = replace(index, records=unlabelled)
-    eval_options = {"spec": STUDENT, "num_clips": 1, "num_crops": 1, "batch_size": 1}
+    eval_options = {"spec": STUDENT, "views": own_views(), "batch_size": 1}
     with pytest.raises(UserError, match=r"videos\.csv:4: .*p2_clip 2\.mp4 has no label"):
         train_loader(faulty)
     with pytest.raises(UserError, match=r"videos\.csv:4: .* has no label"):
@@ -357,10 +341,8 @@ def test_settings_that_cannot_be(index: Index) -> None:
         train_loader(index, seed=-1)
     with pytest.raises(ConfigError, match="batch_size is 0"):
         train_loader(index, batch_size=0)
-    with pytest.raises(ConfigError, match="num_crops 1 or 3, not 1 and 2"):
-        EvalLoader(
-            index, config(), spec=STUDENT, split="val", num_clips=1, num_crops=2, batch_size=1
-        )
+    with pytest.raises(ConfigError, match="num_crops 1, 3, 5 or 10, not 1 and 2"):
+        EvalLoader(index, config(), spec=STUDENT, split="val", views=own_views(1, 2), batch_size=1)
 
 
 def test_the_reader_can_be_forced(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,7 +363,7 @@ def test_the_reader_can_be_forced(index: Index, monkeypatch: pytest.MonkeyPatch)
     assert opened[6:] == ["decord"] * 6 + ["pyav"] * 6
     assert same(batches[0], batches[1])
     assert same(batches[0], batches[2])
-    with pytest.raises(UserError, match=r"videos\.csv:2: .* decord is not exact for this file"):
+    with pytest.raises(UserError, match=r"videos\.csv:2: .* the scan found pyav to be the reader"):
         train_loader(index, config(reader="decord"))
 
 
@@ -415,17 +397,17 @@ def test_clip_tensor_is_the_networks_layout() -> None:
 
 def test_clips_of_a_file_that_is_in_no_index(index: Index, tmp_path: Path) -> None:
     record = index.records[4]
-    batch = read_clips(record.path, READABLE, num_clips=2, num_crops=3)
+    batch = read_clips(record.path, READABLE, views=own_views(2, 3))
     loader = EvalLoader(
-        index, config(), spec=READABLE, split="test", num_clips=2, num_crops=3, batch_size=1
+        index, config(), spec=READABLE, split="test", views=own_views(2, 3), batch_size=1
     )
     assert torch.equal(batch.frames["student"], next(iter(loader)).frames["student"])
     assert batch.targets.shape == (1, 0)
     assert batch.has_label.tolist() == [False]
     with pytest.raises(UnreadableVideo, match=r"nowhere\.mp4: .*no such file"):
-        read_clips(tmp_path / "nowhere.mp4", READABLE, num_clips=1, num_crops=1)
+        read_clips(tmp_path / "nowhere.mp4", READABLE, views=own_views())
     long = InputSpec(
         sampling=Dense(num_frames=99, stride=4, past_end="refuse"), short_side_px=36, crop_px=32
     )
     with pytest.raises(UserError, match="the video has 24 frames and a clip spans 393"):
-        read_clips(record.path, long, num_clips=1, num_crops=1)
+        read_clips(record.path, long, views=own_views())

@@ -16,21 +16,21 @@ from videokd.errors import UserError
 
 EXPECTED = {
     "made__editlist.mp4": (81, "pyav"),
-    "decord__corrupted.mp4": (28, "pyav"),
-    "made__truncated_faststart.mp4": (56, "pyav"),
     "moviepy__no_duration.webm": (74, "pyav"),
     "moviepy__bitmap.mp4": (5, "pyav"),
     "torchcodec__av1_video.mkv": (125, "pyav"),
     "torchcodec__h264_10bits.mp4": (30, "pyav"),
     "torchcodec__h265_video.mp4": (10, "pyav"),
     "mmaction2__test.avi": (164, "decord"),
-    "mmaction2__demo.mp4": (280, "decord"),
-    "decord__video_90.mov": (3, "decord"),
-    "go-mp4__sample_fragmented.mp4": (10, "decord"),
-    "torchcodec__nasa_13013.mp4": (390, "decord"),
-    "utd__a1_s1_t1_color_mjpeg.avi": (42, "decord"),
+    "mmaction2__demo.mp4": (280, "pyav"),
+    "decord__video_90.mov": (3, "pyav"),
+    "go-mp4__sample_fragmented.mp4": (10, "pyav"),
+    "torchcodec__nasa_13013.mp4": (390, "pyav"),
+    "utd__a1_s1_t1_color_mjpeg.avi": (42, "pyav"),
 }
 FAILING = {
+    "decord__corrupted.mp4": "28 of 50 frames decode, then: h264: Invalid NAL unit size",
+    "made__truncated_faststart.mp4": "56 of 300 frames decode, then: h264: Invalid NAL unit size",
     "._a1_s1_t1_color.avi": "resource fork",
     "moviepy__result.webm": "0 bytes",
     "made__truncated_moov_missing.mp4": "not a video, or damaged",
@@ -51,6 +51,18 @@ def test_odd_files_are_counted_and_given_their_reader(shared_data: Path) -> None
     for name, why in FAILING.items():
         assert isinstance(odd[name], ScanFailure), name
         assert why in odd[name].reason
+
+
+@pytest.mark.slow
+def test_healthy_files_are_not_refused(shared_data: Path) -> None:
+    paths = sorted((shared_data / "odd").iterdir())
+    paths += sorted((shared_data / "utd_mhad5" / "videos").iterdir())
+    found = scanned(paths)
+    refused = {name for name, result in found.items() if isinstance(result, ScanFailure)}
+    without_pictures = {"._a1_s1_t2_color.avi", "go-mp4__sample_init.enca.mp4"}
+    assert refused == FAILING.keys() | without_pictures
+    whole = {name: result for name, result in found.items() if isinstance(result, ScanResult)}
+    assert not [name for name, result in whole.items() if "then:" in result.note]
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import torch
 
 from videokd.data.index import Index
 from videokd.data.loading import EvalLoader
+from videokd.data.protocols import own_views
 from videokd.deploy.predict import predict
 from videokd.engine.evaluate import score_videos
 from videokd.errors import UserError
@@ -19,7 +20,7 @@ def test_scores_equal_those_of_evaluation(tiny_control: Path, tiny_index: Index)
     trained = load_trained(tiny_control)
     loader = EvalLoader(
         tiny_index, trained.config.data, spec=trained.model.spec, split="test",
-        num_clips=1, num_crops=1, batch_size=1,
+        views=own_views(), batch_size=1,
     )  # fmt: skip
     scores = score_videos(create_fabric("cpu"), trained.model, loader)
     video_id = tiny_index.select("test")[3]

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from tiny_recipes import as_config, recipe
+from tiny_recipes import SPEC, as_config, recipe, student_settings
 
 from videokd import recipe as recipe_module
+from videokd.config import parse_config
 from videokd.data.index import Index
 from videokd.data.loading import EvalLoader, clip_tensor
+from videokd.data.protocols import own_views
 from videokd.engine.evaluate import EvalConfig, VideoScores, score_videos
-from videokd.recipe import create_fabric, load_trained
-from videokd.runs import evaluate
+from videokd.errors import ConfigError, UserError
+from videokd.models.zoo import create_video_model
+from videokd.recipe import Trained, build, create_fabric, load_trained
+from videokd.runs import _with_accuracy, evaluate
+from videokd.types import NumCrops
 
 
 @pytest.mark.parametrize(
@@ -25,14 +32,14 @@ def test_scores_are_the_mean_softmax_of_the_views(
     tiny_control: Path,
     tmp_path: Path,
     num_clips: int,
-    num_crops: int,
+    num_crops: NumCrops,
     batch_size: int,
 ) -> None:
     trained = load_trained(tiny_control)
     config = as_config(recipe(tiny_index, tmp_path)).data
     loader = EvalLoader(
         tiny_index, config, spec=trained.model.spec, split="test",
-        num_clips=num_clips, num_crops=num_crops, batch_size=batch_size,
+        views=own_views(num_clips, num_crops), batch_size=batch_size,
     )  # fmt: skip
     trained.model.train()
     scores = score_videos(create_fabric("cpu"), trained.model, loader)
@@ -59,7 +66,7 @@ def test_ranks_together_see_every_video_once(tiny_index: Index, tiny_control: Pa
     for rank in range(5):
         loader = EvalLoader(
             tiny_index, trained.config.data, spec=trained.model.spec, split="test",
-            num_clips=1, num_crops=1, batch_size=2, rank=rank, world_size=5,
+            views=own_views(), batch_size=2, rank=rank, world_size=5,
         )  # fmt: skip
         seen += [i for batch in loader for i in batch.video_ids.tolist()]
     assert sorted(seen) == tiny_index.select("test")
@@ -92,6 +99,68 @@ def test_the_document_says_its_protocol(tiny_control: Path) -> None:
     assert low <= document["top1_pct"] <= high
     again = evaluate(tiny_control, device="cpu", quiet=True)
     assert json.loads((tiny_control / "eval.json").read_text(encoding="utf-8")) == again
+
+
+def untrained(index: Index, out: Path, *, temporal: str) -> Trained:
+    """A network on 8 segments, as `load_trained` would give it."""
+    model = student_settings(
+        temporal={"kind": temporal},
+        input=SPEC | {"sampling": {"kind": "segment", "num_segments": 8}, "crop_px": 28},
+    )
+    config = as_config(recipe(index, out, model=model))
+    network = create_video_model(config.model, num_classes=len(index.classes), seed=0)
+    return Trained(network.eval(), index.classes, config, out / "best.pt", {"step": 0})
+
+
+def test_a_named_protocol_is_in_the_document(tiny_index: Index, tmp_path: Path) -> None:
+    trained = untrained(tiny_index, tmp_path, temporal="shift")
+    views = EvalConfig(protocol="tsm_twice_2x3", batch_size=4)
+    document = evaluate(trained, eval_config=views, device="cpu", quiet=True)
+    assert document["protocol"] == (
+        "test: tsm_twice_2x3, 2 clips x 3 crops, segment 8, 28 px, best.pt"
+    )
+    assert (document["num_views"], document["num_frames"]) == (6, 8)
+
+
+def test_tsn_is_shown_25_segments_where_frames_do_not_see_each_other(
+    tiny_index: Index, tmp_path: Path
+) -> None:
+    views = EvalConfig(protocol="mmaction2_tsn_25x10", batch_size=4)
+    trained = untrained(tiny_index, tmp_path, temporal="none")
+    document = evaluate(trained, eval_config=views, device="cpu", quiet=True)
+    assert (document["num_views"], document["num_frames"]) == (10, 25)
+    assert "10 crops, segment 25, 28 px" in document["protocol"]
+    shifted = untrained(tiny_index, tmp_path, temporal="shift")
+    with pytest.raises(ConfigError, match="shows clips of 25 frames, this network is made for 8"):
+        evaluate(shifted, eval_config=views, device="cpu", quiet=True)
+
+
+def test_an_accuracy_of_other_clips_is_not_put_beside_a_benchmark() -> None:
+    result = SimpleNamespace(model="tsn", num_frames=8)
+    with pytest.raises(UserError, match="evaluated on clips of 25 frames, benchmarked on clips of"):
+        _with_accuracy(result, {"num_frames": 25, "interval_pct": [1, 2]})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"protocol": "pyslowfast_10x4"}, "did you mean 'pyslowfast_10x3'"),
+        ({"protocol": "pyslowfast_10x3", "num_clips": 4}, "10 clips x 3 crops of its own"),
+        ({"protocol": "pyslowfast_10x3", "num_crops": 5}, "give one of the two"),
+        ({"num_crops": 4}, "num_crops"),
+    ],
+)
+def test_views_are_said_in_one_way(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_config(EvalConfig, settings, source="test")
+
+
+def test_training_refuses_a_protocol_that_does_not_fit_before_the_first_step(
+    tiny_index: Index, tmp_path: Path
+) -> None:
+    settings = recipe(tiny_index, tmp_path, eval={"protocol": "tsm_uniform_1x1"})
+    with pytest.raises(ConfigError, match="tsm_uniform_1x1 is for segment sampling"):
+        build(as_config(settings), create_fabric("cpu"))
 
 
 def test_denormal_numbers_are_flushed_before_anything_is_computed() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import faulthandler
 import json
 import os
 import signal
@@ -18,10 +20,11 @@ from tiny_recipes import as_config, recipe, student_recipe, student_settings
 
 from videokd.checkpoint import load_checkpoint
 from videokd.config import dump_yaml
-from videokd.data.index import Index
+from videokd.data.index import Index, write_index
+from videokd.data.readers import READERS
 from videokd.engine import train as engine_train
 from videokd.engine.train import Interrupted, Trainer
-from videokd.errors import ConfigError, UserError
+from videokd.errors import ConfigError, UnreadableVideo, UserError
 from videokd.recipe import load_trained
 from videokd.runs import train
 from videokd.tracking import read_metrics
@@ -117,6 +120,48 @@ def test_the_number_of_workers_changes_nothing(
     assert_same_weights(weights(run(settings)), weights(whole_student))
 
 
+def keep_draws(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[str]]]:
+    """Step and draws of each batch that is trained on from now on."""
+    seen: list[tuple[int, list[str]]] = []
+    original = Trainer._step
+
+    def step(self: Trainer, batch: ClipBatch, number: int) -> dict[str, torch.Tensor]:
+        seen.append((number, [draw.to_json() for draw in batch.draws]))
+        return original(self, batch, number)
+
+    monkeypatch.setattr(Trainer, "_step", step)
+    return seen
+
+
+def test_a_run_cut_in_an_epoch_goes_on_with_the_very_next_batch(
+    tiny_index: Index,
+    tiny_teacher: Path,
+    whole_student: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Three steps an epoch; cut after the fourth, while two workers have made others ahead."""
+    whole = student_recipe(tiny_index, tmp_path / "whole", tiny_teacher)
+    with monkeypatch.context() as patch:
+        expected = keep_draws(patch)
+        run(whole)
+    settings = student_recipe(tiny_index, tmp_path / "cut", tiny_teacher)
+    settings["train"]["checkpoint_every_steps"] = 1
+    settings["data"]["num_workers"] = 2
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        first = keep_draws(patch)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(settings)
+    settings["data"]["num_workers"] = 1
+    with monkeypatch.context() as patch:
+        second = keep_draws(patch)
+        run(settings)
+    assert first[:4] + second == expected
+    assert [step for step, _ in second] == [4, 5]
+    assert_same_weights(weights(tmp_path / "cut"), weights(whole_student))
+
+
 def test_distillation_of_weight_zero_is_plain_training(
     tiny_index: Index, tiny_teacher: Path, tmp_path: Path
 ) -> None:
@@ -154,7 +199,11 @@ def test_a_run_goes_on_with_settings_that_do_not_change_the_weights(
     whole_student: Path, tiny_index: Index
 ) -> None:
     settings = copy.deepcopy(load_checkpoint(whole_student / "last.pt")["recipe"])
-    settings["data"] |= {"num_workers": 3, "max_unreadable_pct": 50}
+    settings["data"] |= {
+        "num_workers": 3,
+        "max_unreadable_pct": 50,
+        "decode_time_limit_seconds": 7,
+    }
     settings["train"] |= {"log_every_steps": 7, "checkpoint_every_steps": 2}
     assert train(as_config(settings), device="cpu", quiet=True).already_done
 
@@ -244,6 +293,61 @@ def test_an_unreadable_video_is_dropped_and_counted(tiny_index: Index, tmp_path:
     assert outcome.steps == 6
     (reason,) = load_checkpoint(tmp_path / "run" / "last.pt")["state"]["unreadable"].values()
     assert "bad0.mp4" in reason
+
+
+def with_reader(index: Index, folder: Path, reader: str) -> tuple[Path, Path]:
+    """A copy of the index in which that reader is to open one training video, and the video."""
+    folder.mkdir()
+    video_id = index.select("train")[5]
+    records = list(index.records)
+    records[video_id] = dataclasses.replace(records[video_id], reader=reader)
+    write_index(folder / "index.csv", records, index.classes)
+    return folder / "index.csv", records[video_id].path
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (lambda: time.sleep(1000), "hang: it was not decoded in 1.5 s"),
+        (lambda: (faulthandler.disable(), os.abort()), "crash: the decoder ended by SIGABRT"),
+    ],
+)
+def test_a_decoder_that_is_lost_costs_a_video_and_not_the_run(
+    tiny_index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Any, reason: str
+) -> None:
+    """The weights are those of a run whose reader refuses the file, also when it is cut between."""
+    opened = tmp_path / "opened"
+
+    def refuse() -> None:
+        raise UnreadableVideo("video", "refused")
+
+    def open_badly(*_args: Any, **_options: Any) -> None:
+        with opened.open("ab") as file:
+            file.write(b".")
+        action()
+
+    monkeypatch.setitem(READERS, "bad", open_badly)
+    path, video = with_reader(tiny_index, tmp_path / "data", "bad")
+    settings = {name: recipe(path, tmp_path / name) for name in ("refused", "lost")}
+    for each in settings.values():
+        each["data"] |= {"max_unreadable_pct": 5, "decode_time_limit_seconds": 1.5}
+        each["train"]["checkpoint_every_steps"] = 1
+    action = refuse
+    run(settings["refused"])
+    opened.unlink()
+    action = fault
+    settings["lost"]["data"]["num_workers"] = 1
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(settings["lost"])
+    (kept,) = load_checkpoint(tmp_path / "lost" / "last.pt")["state"]["unreadable"].values()
+    assert kept == f"{video}: {reason}"
+    assert opened.read_bytes() == b"."
+    outcome = train(as_config(settings["lost"]), device="cpu", quiet=True)
+    assert opened.read_bytes() == b"."  # the second start did not try it again
+    assert (outcome.steps, outcome.num_unreadable) == (6, 1)
+    assert_same_weights(weights(tmp_path / "lost"), weights(tmp_path / "refused"))
 
 
 def test_too_many_unreadable_videos_stop_the_run(tiny_index: Index, tmp_path: Path) -> None:
@@ -549,6 +653,52 @@ def test_processes_that_lost_videos_do_not_wait_for_each_other(
     state = load_checkpoint(tmp_path / "run" / "last.pt")["state"]
     assert state["step"] == 6
     assert len(state["unreadable"]) == 1
+
+
+ABORTS = """
+import faulthandler, os
+from videokd.cli import main
+from videokd.data.readers import READERS
+
+def open_badly(*_args, **_options):
+    with open(OPENED, "ab") as file:
+        file.write(b".")
+    faulthandler.disable()
+    os.abort()
+
+READERS["bad"] = open_badly
+main()
+"""
+
+
+@pytest.mark.slow
+def test_a_crash_in_one_process_is_known_to_all(tiny_index: Index, tmp_path: Path) -> None:
+    """Two processes; the other one does not open the file in the epochs that follow."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(READERS, "bad", READERS["pyav"])
+        path, video = with_reader(tiny_index, tmp_path / "data", "bad")
+        settings = recipe(path, tmp_path / "run")
+        settings["data"] |= {"max_unreadable_pct": 5, "num_workers": 1}
+        settings["train"]["epochs"] = 6
+        recipe_path = tmp_path / "run.yaml"
+        recipe_path.write_text(dump_yaml(as_config(settings)), encoding="utf-8")
+    script = tmp_path / "train.py"
+    opened = tmp_path / "opened"
+    script.write_text(ABORTS.replace("OPENED", repr(str(opened))), encoding="utf-8")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*launcher, str(script), "train", str(recipe_path), "--device", "cpu", "--quiet"],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "MASTER_PORT": "29519"},
+    )
+    assert done.returncode == 0, done.stderr
+    state = load_checkpoint(tmp_path / "run" / "last.pt")["state"]
+    assert state["step"] == 18
+    assert list(state["unreadable"].values()) == [f"{video}: crash: the decoder ended by SIGABRT"]
+    # Once in the first epoch; the other process may have been ahead in the second.
+    assert 1 <= len(opened.read_bytes()) <= 2
 
 
 def test_metrics_are_json_lines(tiny_control: Path) -> None:

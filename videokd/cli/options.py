@@ -19,6 +19,17 @@ class DeviceName(StrEnum):
     CUDA = "cuda"
 
 
+PROTOCOL_NAMES = (
+    "mmaction2_dense_10x3, mmaction2_dense_10x1, mmaction2_dense_5x3, mmaction2_dense_5x1, "
+    "mmaction2_dense_4x3, mmaction2_dense_4x1, mmaction2_dense_1x3, mmaction2_x3d_10x3, "
+    "mmaction2_tsn_25x10, mmaction2_tsm_1x10, mmaction2_tsm_1x3, mmaction2_tsm_1x1, "
+    "mmaction2_tsm_twice_2x3, mmaction2_tsm_dense_10x10, mmaction2_tsm_dense_10x3, "
+    "mmaction2_uniform_1x3, mmaction2_uniform_2x3, mmaction2_uniform_4x3, pyslowfast_10x3, "
+    "pyslowfast_offset_5x1, pyslowfast_offset_5x3, pyslowfast_ssv2_1x3, pytorchvideo_10x3, "
+    "tsm_uniform_1x1, tsm_twice_2x3, tsm_dense_10x3"
+)
+"""Those of `videokd.data.protocols`, said here so that help needs nothing but typer."""
+
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 DeviceOption = Annotated[DeviceName, typer.Option(help="Where to compute.")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", help="No progress.")]

@@ -1,4 +1,4 @@
-"""Train, evaluate, benchmark, report, predict, and the demo."""
+"""Train, evaluate, benchmark, report, predict, runs over folds, and the demo."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from videokd.cli.options import (
+    PROTOCOL_NAMES,
     DeviceName,
     DeviceOption,
     JsonFlag,
@@ -74,7 +75,12 @@ def eval_command(
     run: Annotated[Path, typer.Argument(help="A run folder or checkpoint.")],
     split: Annotated[str | None, typer.Option(help="Default: the recipe's test split.")] = None,
     num_clips: Annotated[int | None, typer.Option(min=1, help="Default: the recipe's.")] = None,
-    num_crops: Annotated[int | None, typer.Option(help="1 or 3; default: the recipe's.")] = None,
+    num_crops: Annotated[
+        int | None, typer.Option(help="1, 3, 5 or 10; default: the recipe's.")
+    ] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help=f"Another toolkit's views instead: {PROTOCOL_NAMES}.")
+    ] = None,
     device: DeviceOption = DeviceName.AUTO,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -87,8 +93,13 @@ def eval_command(
 
     trained = load_trained(run)
     views = trained.config.eval.model_dump()
-    views |= {"num_clips": num_clips} if num_clips is not None else {}
-    views |= {"num_crops": num_crops} if num_crops is not None else {}
+    asked = {"num_clips": num_clips, "num_crops": num_crops, "protocol": protocol}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if protocol is not None:  # instead of the recipe's clips and crops
+        views |= {"num_clips": 1, "num_crops": 1}
+    elif asked:  # instead of the recipe's protocol
+        views["protocol"] = None
+    views |= asked
     document = evaluate(
         trained,
         split=split,
@@ -105,6 +116,39 @@ def eval_command(
         f"top-5 {document['top5_pct']:.2f} %, mean class {document['mean_class_pct']:.2f} %, "
         f"{document['num_videos']} videos ({document['protocol']})"
     )
+
+
+@runs_app.command("folds")
+def folds_command(
+    recipe: Annotated[Path, typer.Argument(help="A YAML file with {fold} in splits and folder.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key.sub=value, laid over the recipe.")
+    ] = None,
+    folds: Annotated[str, typer.Option(help="What to put for {fold}, one run each.")] = "1,2,3",
+    device: DeviceOption = DeviceName.AUTO,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Train and evaluate over the folds of a data set (UCF101, HMDB51), and print the mean."""
+    from videokd.experiments.folds import run_folds
+
+    names = [name.strip() for name in folds.split(",")]
+    result, path = run_folds(recipe, overrides or [], folds=names, device=device.value, quiet=quiet)
+    if as_json:
+        print_json(result.to_dict())
+        return
+    typer.echo("fold    top-1 %  top-5 %  mean class %  videos")
+    for fold in result.folds:
+        typer.echo(
+            f"{fold.fold:<6}  {fold.top1_pct:7.2f}  {fold.top5_pct:7.2f}  "
+            f"{fold.mean_class_pct:12.2f}  {fold.num_videos:6d}"
+        )
+    for name, values in (("mean", result.mean), ("std", result.std)):
+        top1, top5, mean_class = (
+            "-" if value is None else f"{value:.2f}" for value in values.values()
+        )
+        typer.echo(f"{name:<6}  {top1:>7}  {top5:>7}  {mean_class:>12}")
+    typer.echo(f"{result.convention}: {path}")
 
 
 @runs_app.command("bench")

@@ -1,35 +1,66 @@
-"""From what a user has (a folder, lists, a CSV, or nothing) to an index, in one call.
+"""From what a user has (a folder, lists, a CSV, a published data set) to an index, in one call.
 
 Nothing here imports torch.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from videokd.config import parse_config, parse_overrides
+from videokd.config import did_you_mean, parse_config, parse_overrides
 from videokd.data.annotations import (
+    MEMBERSHIP_SEPARATOR,
+    Absent,
     Annotation,
+    Annotations,
     ClassFile,
     read_class_file,
     read_csv,
     read_folder,
-    read_list,
+    read_hmdb51,
+    read_kinetics,
+    read_lists,
+    read_mmaction2,
+    read_something,
+    read_something_lists,
+    read_ucf101,
 )
 from videokd.data.index import Index, build_index, read_index
 from videokd.data.scan import ScanFailure
 from videokd.data.splits import group_by_pattern, split_by_group, split_by_ratio
 from videokd.data.synthetic import CLASS_NAMES, PRESETS, SyntheticConfig, write_dataset
 from videokd.errors import ConfigError, UserError
-from videokd.files import check_place
+from videokd.files import check_place, write_text
 from videokd.types import ClassNames
 
 Progress = Callable[[int, int, str], None]
 """`on_progress(done, total, note)`."""
+
+Format = Literal["folder", "csv", "list", "ucf101", "hmdb51", "kinetics", "something", "mmaction2"]
+"""How a data set is annotated."""
+
+_TAKES: Mapping[str, tuple[str, ...]] = {
+    "folder": ("classes",),
+    "csv": ("annotations", "root", "classes", "allow_absent"),
+    "list": ("annotations", "lists", "root", "classes", "delimiter", "allow_absent"),
+    "ucf101": ("annotations", "allow_absent"),
+    "hmdb51": ("annotations", "allow_absent"),
+    "kinetics": ("annotations", "classes"),
+    "something": ("annotations", "lists", "classes", "allow_absent"),
+    "mmaction2": (
+        *("annotations", "lists", "root", "classes", "delimiter", "multi_label", "allow_absent"),
+    ),
+}
+"""The options that mean something to a format; the others are refused, not ignored."""
+
+_NEEDS_FILES = ("ucf101", "hmdb51", "kinetics", "something", "mmaction2")
+"""Formats whose source is a folder of videos alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +68,29 @@ class IndexRequest:
     """What to index, and which videos train, validate and test."""
 
     source: Path
-    """A folder of class folders, a CSV, a list of `path label` lines, or with `lists` the folder
-    where their paths start."""
+    """A folder of videos. Without `format`, `lists` or `annotations` also a CSV or a list."""
+    format: Format | None = None
+    """How it is annotated; by default `list` where there are lists, `folder` for a folder, `csv`
+    for a file of that ending, else `list`."""
+    annotations: Path | None = None
+    """What the authors publish: a folder of files, or one file."""
     lists: Mapping[str, Path] = field(default_factory=dict)
-    """Split -> a list of `path label` lines."""
+    """Split -> a list. Splits of several folds end in the fold's number: `train1`, `test1`."""
     classes: Path | None = None
-    """Class names, `0 name` or `name` a line."""
+    """Class names, `0 name` or `name` a line, or the JSON file of Something-Something."""
     root: Path | None = None
-    """Where the paths of a list or CSV start; by default the folder that it lies in."""
+    """Where the paths of a list or CSV start; by default the folder of videos, or else the folder
+    that the file lies in."""
+    delimiter: str | None = None
+    """Between the values of a list's line; by default white space."""
+    multi_label: bool = False
+    """Lines of mmaction2 lists may have several labels."""
+    frames_fps: float | None = None
+    """The videos are folders of pictures, so many a second."""
+    keep_damaged: bool = False
+    """Keep a damaged video as the intact frames at its start, with a note; else it is left out."""
+    allow_absent: bool = False
+    """List annotated videos that are not there, and go on; Kinetics always does."""
     group_pattern: str | None = None
     """A regular expression; its first group, found in a file name, is the video's group."""
     ratio: tuple[float, float, float] | None = None
@@ -57,6 +103,27 @@ class IndexRequest:
     """Decides how `ratio` deals."""
 
 
+@dataclass(frozen=True, slots=True)
+class Miscounted:
+    """A video with another number of frames than its list claims."""
+
+    path: Path
+    num_claimed: int
+    num_frames: int
+
+
+@dataclass(frozen=True, slots=True)
+class Indexed:
+    """What an index was made of, and what is not in it."""
+
+    index: Index
+    failures: list[ScanFailure]
+    """Files that were left out, in `<index>.failed.csv`."""
+    absent: tuple[Absent, ...]
+    """Annotated videos that are not there, in `<index>.absent.csv`."""
+    miscounted: list[Miscounted]
+
+
 def index_videos(
     request: IndexRequest,
     out_csv: Path,
@@ -65,8 +132,11 @@ def index_videos(
     time_limit_seconds: float,
     replace_existing: bool = False,
     on_progress: Progress | None = None,
-) -> tuple[Index, list[ScanFailure]]:
+) -> Indexed:
     """Read the annotations, split them, decode every video once, write the index.
+
+    Beside what `build_index` writes, `<stem>.absent.csv` lists the annotated videos that are not
+    there (annotation, video, label, split, reason); it is absent where there are none.
 
     Raises:
         UserError: an index that is there already (without `replace_existing`), and every fault of
@@ -75,28 +145,48 @@ def index_videos(
     if out_csv.exists() and not replace_existing:
         raise UserError(f"{out_csv}: is there already; remove it, or say --force to replace it")
     check_place(out_csv, is_folder=False)
-    annotations, classes = read_annotations(request)
-    return build_index(
-        annotations,
+    found = read_annotations(request)
+    _refuse_folders_without_rate(found.videos, request)
+    index, failures = build_index(
+        found.videos,
         out_csv,
-        classes=classes,
+        classes=found.classes,
         num_processes=num_processes,
         time_limit_seconds=time_limit_seconds,
+        frames_fps=request.frames_fps,
+        keep_damaged=request.keep_damaged,
         on_progress=_two(on_progress, ""),
     )
+    _write_absent(out_csv.with_suffix(".absent.csv"), found.absent)
+    return Indexed(index, failures, found.absent, _miscounted(found.videos, index))
 
 
-def read_annotations(request: IndexRequest) -> tuple[list[Annotation], ClassNames | None]:
-    """The videos of a request with groups and splits filled, and the classes if they are given."""
+def read_annotations(request: IndexRequest) -> Annotations:
+    """The videos of a request with groups and splits filled, its classes, and what is absent.
+
+    Raises:
+        ConfigError: options that mean nothing to the format, or lack for it.
+        UserError: every fault of the annotations, by file and line.
+    """
+    kind = request.format or _format_of(request)
+    _check_options(kind, request)
     classes = read_class_file(request.classes) if request.classes is not None else None
-    annotations = _read_source(request, classes)
+    found = _read_source(kind, request, classes)
+    if classes is not None:
+        found = replace(found, classes=classes.names)
+    videos = found.videos
+    has_folds = any(MEMBERSHIP_SEPARATOR in annotation.split for annotation in videos)
+    if has_folds and (request.ratio or request.val_groups or request.test_groups):
+        raise ConfigError(
+            "the data set has folds of its own; leave out --ratio, --val-group and --test-group"
+        )
     if request.group_pattern is not None:
-        annotations = group_by_pattern(annotations, request.group_pattern)
+        videos = group_by_pattern(videos, request.group_pattern)
     if request.ratio is not None:
-        annotations = split_by_ratio(annotations, request.ratio, seed=request.seed)
+        videos = split_by_ratio(videos, request.ratio, seed=request.seed)
     if request.val_groups or request.test_groups:
-        annotations = _move_groups(annotations, request)
-    return annotations, classes.names if classes is not None else None
+        videos = _move_groups(videos, request)
+    return replace(found, videos=videos)
 
 
 def index_synthetic(
@@ -148,23 +238,128 @@ def index_synthetic(
     return index
 
 
-def _read_source(request: IndexRequest, classes: ClassFile | None) -> list[Annotation]:
-    source = request.source
+def _format_of(request: IndexRequest) -> Format:
+    if request.annotations is not None:
+        raise ConfigError(f"--annotations needs --format; known: {', '.join(get_args(Format))}")
     if request.lists:
-        root = request.root or source
-        return [
-            annotation
-            for split, path in request.lists.items()
-            for annotation in read_list(path, root, classes, split=split)
-        ]
-    if source.is_dir():
-        return read_folder(source)
-    if not source.is_file():
-        raise UserError(f"{source}: no such folder, list or CSV")
-    root = request.root or source.parent
-    if source.suffix.lower() == ".csv":
-        return read_csv(source, root)
-    return read_list(source, root, classes)
+        return "list"
+    if request.source.is_dir():
+        return "folder"
+    if not request.source.is_file():
+        raise UserError(f"{request.source}: no such folder, list or CSV")
+    return "csv" if request.source.suffix.lower() == ".csv" else "list"
+
+
+def _check_options(kind: Format, request: IndexRequest) -> None:
+    if kind not in _TAKES:
+        raise ConfigError(f"format {kind!r} is not known; {did_you_mean(kind, list(_TAKES))}")
+    for name in sorted({name for names in _TAKES.values() for name in names}):
+        if getattr(request, name) and name not in _TAKES[kind]:
+            raise ConfigError(
+                f"--{name.replace('lists', 'list').replace('_', '-')} means nothing to the format "
+                f"{kind}; leave it out"
+            )
+    if request.frames_fps is not None and not 0 < request.frames_fps < float("inf"):
+        raise ConfigError(f"--frames-fps is {request.frames_fps}; it must be above 0")
+    if request.delimiter == "":
+        raise ConfigError("--delimiter is empty; leave it out for white space")
+    if kind == "something" and request.annotations and request.classes:
+        raise ConfigError("--classes goes with --list; labels.json has the classes already")
+    if request.lists and request.annotations:
+        raise ConfigError("--annotations and --list are two ways to say the same; give one")
+    if kind in _NEEDS_FILES and not request.annotations and not request.lists:
+        option = "--list SPLIT=FILE" if kind == "mmaction2" else "--annotations"
+        raise ConfigError(
+            f"format {kind} needs {option} beside the folder of videos; see data/README.md"
+        )
+
+
+def _read_source(kind: Format, request: IndexRequest, classes: ClassFile | None) -> Annotations:
+    source, published = request.source, request.annotations
+    options = {"frames": request.frames_fps is not None, "allow_absent": request.allow_absent}
+    match kind:
+        case "folder":
+            return Annotations(read_folder(source, frames=options["frames"]))
+        case "csv":
+            root = request.root or (source if published else source.parent)
+            return read_csv(published or source, root, allow_absent=request.allow_absent)
+        case "ucf101":
+            return read_ucf101(source, _given(published), **options)
+        case "hmdb51":
+            return read_hmdb51(source, _given(published), **options)
+        case "kinetics":
+            return read_kinetics(source, _given(published), frames=options["frames"])
+        case "something" if published is not None:
+            return read_something(source, published, **options)
+    return _read_lists(kind, request, classes, **options)
+
+
+def _read_lists(
+    kind: Format,
+    request: IndexRequest,
+    classes: ClassFile | None,
+    *,
+    frames: bool,
+    allow_absent: bool,
+) -> Annotations:
+    source, lists = request.source, request.lists
+    if kind == "something":
+        return read_something_lists(
+            source, lists, classes, frames=frames, allow_absent=allow_absent
+        )
+    given = request.annotations or source
+    root = request.root or (source if lists or request.annotations else source.parent)
+    lists = lists or {"": given}
+    if kind == "mmaction2":
+        return read_mmaction2(
+            root,
+            lists,
+            classes,
+            multi_label=request.multi_label,
+            delimiter=request.delimiter,
+            allow_absent=allow_absent,
+        )
+    return read_lists(lists, root, classes, delimiter=request.delimiter, allow_absent=allow_absent)
+
+
+def _given(path: Path | None) -> Path:
+    assert path is not None  # as _check_options has seen to
+    return path
+
+
+def _refuse_folders_without_rate(videos: Sequence[Annotation], request: IndexRequest) -> None:
+    if request.frames_fps is not None:
+        return
+    for annotation in videos:
+        if annotation.path.is_dir():
+            raise ConfigError(
+                f"{annotation.path}: a folder of frames, and nothing in it says how fast it was "
+                "filmed; give --frames-fps"
+            )
+
+
+def _miscounted(videos: Sequence[Annotation], index: Index) -> list[Miscounted]:
+    claims = {video.path: video.num_frames for video in videos if video.num_frames is not None}
+    if not claims:
+        return []
+    return [
+        Miscounted(record.path, claimed, record.num_frames)
+        for record in index.records
+        if (claimed := claims.get(record.path)) is not None and claimed != record.num_frames
+    ]
+
+
+def _write_absent(path: Path, absent: Sequence[Absent]) -> None:
+    if not absent:
+        path.unlink(missing_ok=True)  # of an earlier build
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("annotation", "video", "label", "split", "reason"))
+    for row in absent:
+        labels = ";".join(row.label_names)
+        writer.writerow((row.where, row.video, labels, row.split, row.reason))
+    write_text(path, text.getvalue())
 
 
 def _move_groups(annotations: list[Annotation], request: IndexRequest) -> list[Annotation]:

@@ -1,31 +1,57 @@
-"""What is really in one video file: decode it all, then see which reader gives exactly that.
+"""What is really in one video: decode it all, then find the reader that gives exactly that.
 
 Native libraries may end the process that calls this; `scan` gives it a process of its own. Nothing
-here imports torch.
+here imports torch (torchcodec does, where it is to be chosen from).
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from videokd.data.readers import DecordReader, PyAVReader, to_rgb
-from videokd.errors import UnreadableVideo
+from videokd.config import did_you_mean
+from videokd.data.decoded import Decoded, decode_whole
+from videokd.data.readers import (
+    READERS,
+    DecordReader,
+    FrameFolderReader,
+    PyAVReader,
+    VideoReader,
+    to_rgb,
+)
+from videokd.data.readers.damage import jpeg_damage
+from videokd.data.readers.frame_folder import folder_digest
+from videokd.data.readers.torchcodec_reader import torchcodec_decoder
+from videokd.errors import ConfigError, UnreadableVideo
 from videokd.files import file_digest
 
-MAX_MEAN_DIFFERENCE = 0.5
-"""Two readers agree on a frame if the mean absolute difference over its pixels is at most this,
-of 255, and no neighbouring frame is nearer. Where both decode alike it is 0.000 in practice; 10-bit
-files differ by 3 to 4 through another conversion to 8 bits, and go to PyAV."""
+DEFAULT_READERS = ("decord", "pyav")
+"""Readers of video files that the scan chooses from."""
 
-NUM_SAMPLES = 9
-"""Frames on which the readers are compared: the first, the last, and seven evenly between."""
+FASTEST_FIRST: dict[str, tuple[str, ...]] = {
+    "h264": ("pyav", "torchcodec", "decord"),
+    "hevc": ("pyav", "torchcodec", "decord"),
+    "vp9": ("pyav", "torchcodec", "decord"),
+    "mpeg4": ("torchcodec", "pyav", "decord"),
+    "mjpeg": ("torchcodec", "pyav", "decord"),
+}
+"""Codec -> readers in the order of their measured speed, where PyAV jumps to key frames."""
+
+OTHERWISE_FIRST = ("decord", "torchcodec", "pyav")
+"""The order for other codecs, and for files that PyAV reads from the start."""
+
+MAX_MEAN_DIFFERENCE = 0.5
+"""Two readers agree on a frame if the mean absolute difference over its pixels is at most this, of
+255, and no neighbouring frame is nearer."""
+
+MAX_DIFFERENCE = 16
+"""And if no pixel differs by more. Where two libraries decode alike, which is the rule, the
+difference is 0; another colour matrix or range, or other chroma at the edges of colours (as in
+10-bit files), is above this."""
 
 THUMB_PX = 160
 """Frames are compared on every k-th pixel, so that at most about this many are left a side."""
@@ -44,17 +70,17 @@ class ScanResult:
     width: int
     """px, after rotation."""
     reader: str
-    """The reader that is exact for this file: a key of `READERS`."""
+    """The reader that is exact for this video: a key of `READERS`."""
     bytes: int
     digest: str
-    """SHA-256 of the file, 16 hex digits."""
+    """SHA-256, 16 hex digits; see `video_digest`."""
     note: str = ""
-    """What was noticed: why decord is not exact, or that the file ends before its header says."""
+    """What was noticed: why a faster reader is not exact, or what is damaged."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScanFailure:
-    """A file that no reader reads as a video."""
+    """A file that no reader reads as a video, or a damaged one."""
 
     path: Path
     reason: str
@@ -63,55 +89,102 @@ class ScanFailure:
 Scanned = ScanResult | ScanFailure
 
 
-def inspect_video(path: Path) -> Iterator[Scanned]:
-    """Decode the file with PyAV, then see whether decord gives the same; one report after each.
+def check_readers(readers: Sequence[str]) -> None:
+    """Refuse readers that the scan cannot choose from.
+
+    Raises:
+        ConfigError: none, or one that there is not.
+        UserError: torchcodec, where it is not installed.
+    """
+    known = [name for name in READERS if name != "frames"]
+    if not readers:
+        raise ConfigError(f"no readers to choose from; name some of {', '.join(known)}")
+    for name in readers:
+        if name not in known:
+            raise ConfigError(f"reader {name!r} is not known; {did_you_mean(name, known)}")
+    if "torchcodec" in readers:
+        torchcodec_decoder()
+
+
+def inspect_video(
+    path: Path,
+    *,
+    frames_fps: float | None = None,
+    keep_damaged: bool = False,
+    readers: Sequence[str] = DEFAULT_READERS,
+) -> Iterator[Scanned]:
+    """Decode a video whole with PyAV, then see which reader gives the same; a report after each.
 
     Not to be called in a process that must live: the native libraries may end it.
+
+    Args:
+        path: a file, or a folder of numbered frames.
+        frames_fps: frame rate of folders of frames.
+        keep_damaged: give the intact frames at the start of a damaged file, with a note, instead
+            of a failure.
+        readers: readers of files to choose from; the fastest exact one is chosen.
     """
     try:
-        reason = _not_a_video(path)
-        if reason:
+        if path.is_dir():
+            yield _inspect_folder(path, frames_fps)
+            return
+        if reason := _not_a_video(path):
             yield ScanFailure(path, reason)
             return
-        decoded = _decode_whole(path)
+        decoded = decode_whole(path)
+        result = _result(path, decoded, keep_damaged=keep_damaged)
     except UnreadableVideo as error:
-        yield ScanFailure(path, error.reason)
+        where = "" if error.path == path else f"{error.path.name}: "  # a frame of a folder
+        yield ScanFailure(path, where + error.reason)
         return
     except (OSError, ValueError, RuntimeError) as error:
         yield ScanFailure(path, " ".join(str(error).split()) or type(error).__name__)
         return
-    result = decoded.result
-    yield result
-    fault = _fault_of_decord(path, decoded)
-    if fault and (own_fault := _fault_of_pyav(path, decoded)):
-        yield ScanFailure(path, f"no reader is exact: {fault}; {own_fault}")
-        return
-    notes = [result.note] if result.note else []
-    if fault:
-        notes.append(f"read by pyav: {fault}")
-    yield replace(result, reader="pyav" if fault else "decord", note="; ".join(notes))
+    if "pyav" in readers:
+        yield result
+    yield _with_reader(result, decoded, readers)
 
 
-@dataclass(frozen=True, slots=True)
-class _Decoded:
-    result: ScanResult
-    frames: dict[int, Any]
-    """Frame number -> PyAV's frame; the samples, their neighbours and the last two."""
-    step: int
-    """Frames are compared on every step-th pixel of both directions."""
-    has_leading_frames: bool
-    """See `Packets.has_leading_frames`."""
+def video_bytes(path: Path) -> int:
+    """Size of a video file, or of all frames of a folder."""
+    if path.is_dir():
+        return sum(frame.stat().st_size for frame in FrameFolderReader(path).frames)
+    return path.stat().st_size
 
-    def thumb(self, frame_id: int) -> NDArray[np.int16]:
-        """Every step-th pixel of a frame that was kept."""
-        return to_rgb(self.frames[frame_id])[:: self.step, :: self.step].astype(np.int16)
 
-    @property
-    def samples(self) -> list[int]:
-        """Frames to compare: the first, the last, and those between that were kept, ascending."""
-        n = self.result.num_frames
-        spread = {i * (n - 1) // (NUM_SAMPLES - 1) for i in range(NUM_SAMPLES)}
-        return sorted(spread & self.frames.keys())
+def video_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, or of the names and bytes of a folder's frames; 16 hex digits."""
+    return folder_digest(FrameFolderReader(path).frames) if path.is_dir() else file_digest(path)
+
+
+def _inspect_folder(path: Path, fps: float | None) -> Scanned:
+    if fps is None:
+        return ScanFailure(
+            path, "a folder of frames has no frame rate of its own; give --frames-fps"
+        )
+    with FrameFolderReader(path) as reader:
+        height, width = reader.read(np.array([0])).shape[1:3]
+        for i in range(reader.num_frames):
+            found = reader.read(np.array([i])).shape[1:3]
+            if found != (height, width):
+                return ScanFailure(
+                    path,
+                    f"its frames are not all of one size: {reader.frames[i].name} is "
+                    f"{found[0]}x{found[1]} px, {reader.frames[0].name} {height}x{width}",
+                )
+            jpeg = reader.frames[i].suffix.lower() != ".png"
+            if damage := jpeg and jpeg_damage(reader.frames[i]):
+                return ScanFailure(path, f"{reader.frames[i].name} is damaged: {damage}")
+        return ScanResult(
+            path=path,
+            num_frames=reader.num_frames,
+            fps=fps,
+            height=height,
+            width=width,
+            reader="frames",
+            bytes=video_bytes(path),
+            digest=folder_digest(reader.frames),
+        )
 
 
 def _not_a_video(path: Path) -> str:
@@ -127,127 +200,113 @@ def _not_a_video(path: Path) -> str:
     return ""
 
 
-def _decode_whole(path: Path) -> _Decoded:
-    """Decode from the first frame to the last; what PyAV presents is what counts."""
-    stamps: list[int | None] = []
-    kept: dict[int, Any] = {}
-    last: deque[Any] = deque(maxlen=2)
-    num_corrupt, sizes, fault, note = 0, set(), "", ""
-    with _opened(path) as reader:
-        packets, time_base, rate = reader.packets(), reader.time_base, reader.rate
-        keep = _frames_to_keep(packets.num_expected)
-        try:
-            for position, frame in enumerate(reader.frames()):
-                stamps.append(frame.pts)
-                sizes.add((frame.height, frame.width, frame.rotation))
-                num_corrupt += frame.is_corrupt
-                last.append(frame)
-                if position in keep:
-                    kept[position] = frame
-        except UnreadableVideo as error:
-            fault = error.reason
-    if not stamps:
-        raise UnreadableVideo(path, f"no frame decodes{fault and f': {fault}'}")
-    if len(sizes) > 1:
+def _result(path: Path, decoded: Decoded, *, keep_damaged: bool) -> ScanResult:
+    """The video as PyAV decodes it; `UnreadableVideo` where it is damaged and not to be kept."""
+    n, note = decoded.num_frames, ""
+    if decoded.fault:
+        note = f"{n} of {decoded.packets.num_expected} frames decode, then: {decoded.fault}"
+        if n and not keep_damaged:
+            raise UnreadableVideo(path, f"damaged: {note}; --keep-damaged keeps those {n}")
+    if not n:
+        raise UnreadableVideo(path, "no frame decodes" + (decoded.fault and f": {decoded.fault}"))
+    if len(decoded.sizes) > 1:
         raise UnreadableVideo(path, "its frames change size or orientation on the way")
-    kept.update((len(stamps) - len(last) + i, frame) for i, frame in enumerate(last))
-    shape = to_rgb(last[-1]).shape
-    step = max(1, max(shape) // THUMB_PX)
-    if fault:
-        note = f"{len(stamps)} of {packets.num_expected} frames decode, then: {fault}"
-    elif num_corrupt:
-        note = f"{num_corrupt} frames are marked as corrupt by the decoder"
-    result = ScanResult(
+    height, width = to_rgb(decoded.frames[n - 1]).shape[:2]
+    return ScanResult(
         path=path,
-        num_frames=len(stamps),
-        fps=_mean_fps(path, rate, stamps, time_base),
-        height=shape[0],
-        width=shape[1],
+        num_frames=n,
+        fps=_mean_fps(path, decoded),
+        height=height,
+        width=width,
         reader="pyav",
         bytes=path.stat().st_size,
         digest=file_digest(path),
         note=note,
     )
-    return _Decoded(result, kept, step, packets.has_leading_frames)
 
 
-def _opened(path: Path) -> PyAVReader:
-    try:
-        return PyAVReader(path)
-    except UnreadableVideo as error:
-        raise UnreadableVideo(path, f"not a video, or damaged: {error.reason}") from None
-
-
-def _frames_to_keep(expected: int) -> set[int]:
-    """The frames that will be compared, and their neighbours, if the file is as long as it says."""
-    samples = {i * (expected - 1) // (NUM_SAMPLES - 1) for i in range(NUM_SAMPLES)}
-    return {s + near for s in samples for near in (-1, 0, 1)}
-
-
-def _mean_fps(
-    path: Path, rate: float | None, stamps: Sequence[int | None], time_base: float | None
-) -> float:
+def _mean_fps(path: Path, decoded: Decoded) -> float:
     """The container's rate where the timestamps agree within 5 %, else theirs."""
-    known = [stamp for stamp in stamps if stamp is not None]
+    known = [stamp for stamp in decoded.stamps if stamp is not None]
     measured = None
-    if time_base and len(known) == len(stamps) > 1 and known[-1] > known[0]:
-        measured = (len(known) - 1) / ((known[-1] - known[0]) * time_base)
-    if rate and (measured is None or abs(rate / measured - 1) <= 0.05):
-        return rate
+    if decoded.time_base and len(known) == decoded.num_frames > 1 and known[-1] > known[0]:
+        measured = (len(known) - 1) / ((known[-1] - known[0]) * decoded.time_base)
+    if decoded.rate and (measured is None or abs(decoded.rate / measured - 1) <= 0.05):
+        return decoded.rate
     if measured is None:
         raise UnreadableVideo(path, "the file has neither a frame rate nor timestamps")
     return measured
 
 
-def _fault_of_decord(path: Path, decoded: _Decoded) -> str:
-    """Why decord is not exact for this file; empty where it is."""
-    if decoded.has_leading_frames:
+def _with_reader(result: ScanResult, decoded: Decoded, readers: Sequence[str]) -> Scanned:
+    """The result with the first exact reader, and with what is wrong with faster ones."""
+    faults: list[str] = []
+    for name in _in_order(result, decoded, readers):
+        fault = _fault_of(name, result, decoded)
+        if not fault:
+            notes = [result.note] if result.note else []
+            notes += [f"read by {name}: {'; '.join(faults)}"] if faults else []
+            return replace(result, reader=name, note="; ".join(notes))
+        faults.append(fault)
+    return ScanFailure(result.path, f"no reader is exact: {'; '.join(faults)}")
+
+
+def _in_order(result: ScanResult, decoded: Decoded, readers: Sequence[str]) -> list[str]:
+    with PyAVReader(result.path, num_frames=result.num_frames) as reader:
+        jumps = reader.jumps
+    order = FASTEST_FIRST.get(decoded.codec, OTHERWISE_FIRST) if jumps else OTHERWISE_FIRST
+    return [name for name in order if name in readers]
+
+
+def _fault_of(name: str, result: ScanResult, decoded: Decoded) -> str:
+    """Why a reader is not exact for this file; empty where it is."""
+    if name != "pyav" and decoded.packets.has_leading_frames:
         # Wrong only for some jumps, so that comparing a few frames would not always show it.
-        return "decord miscounts after jumping to key frames with leading frames (open GOP)"
+        return f"{name} miscounts after jumping to key frames with leading frames (open GOP)"
     try:
-        with DecordReader(path) as reader:
-            n = decoded.result.num_frames
-            if reader.num_frames != n:
-                return f"decord shows {reader.num_frames} frames where {n} are presented"
-            if np.any(reader.first_seconds < 0):
+        with READERS[name](result.path) if name != "pyav" else _scanned(result) as reader:
+            if reader.num_frames != result.num_frames:
+                return (
+                    f"{name} shows {reader.num_frames} frames where {result.num_frames} are "
+                    "presented"
+                )
+            if isinstance(reader, DecordReader) and np.any(reader.first_seconds < 0):
                 return "decord shows negative timestamps"
-            return _disagreement("decord", reader, decoded)
+            return _disagreement(name, reader, result, decoded)
     except (UnreadableVideo, ImportError) as error:
         reason = error.reason if isinstance(error, UnreadableVideo) else str(error)
-        return f"decord cannot read it ({reason})"
+        return f"{name} cannot read it ({reason})"
 
 
-def _fault_of_pyav(path: Path, decoded: _Decoded) -> str:
-    """Why jumping to key frames is not exact for this file; empty where it is, or is not done."""
-    try:
-        with PyAVReader(path, num_frames=decoded.result.num_frames) as reader:
-            return _disagreement("pyav", reader, decoded) if reader.jumps else ""
-    except UnreadableVideo as error:
-        return f"pyav cannot read it again ({error.reason})"
+def _scanned(result: ScanResult) -> PyAVReader:
+    return PyAVReader(result.path, num_frames=result.num_frames)
 
 
-def _disagreement(name: str, reader: DecordReader | PyAVReader, decoded: _Decoded) -> str:
+def _disagreement(name: str, reader: VideoReader, result: ScanResult, decoded: Decoded) -> str:
     """Read the samples, then one near the start again: the reader has to jump, and to go back."""
-    samples = decoded.samples
-    calls = [np.array(samples), np.array(samples[:2][-1:])]
-    for ids in calls:
-        frames = reader.read(ids)
-        size = (decoded.result.height, decoded.result.width)
+    step = max(1, max(result.height, result.width) // THUMB_PX)
+    for ids in (decoded.samples, decoded.samples[:2][-1:]):
+        frames = reader.read(np.array(ids))
+        size = (result.height, result.width)
         if frames.shape[1:3] != size:
             return f"{name} shows frames of {frames.shape[1]}x{frames.shape[2]}, not {size}"
-        for frame_id, pixels in zip(ids.tolist(), frames, strict=True):
-            thumb = pixels[:: decoded.step, :: decoded.step].astype(np.int16)
-            own = _difference(thumb, decoded.thumb(frame_id))
-            if own > MAX_MEAN_DIFFERENCE or (own > 0 and own > _nearest(thumb, frame_id, decoded)):
-                return f"{name} shows another picture as frame {frame_id} ({own:.2f} of 255 off)"
+        for frame_id, pixels in zip(ids, frames, strict=True):
+            thumb = pixels[::step, ::step].astype(np.int16)
+            if off := _other_picture(thumb, frame_id, decoded, step):
+                return f"{name} shows another picture as frame {frame_id} ({off})"
     return ""
 
 
-def _nearest(thumb: NDArray[np.int16], frame_id: int, decoded: _Decoded) -> float:
-    """Difference from the neighbour that is more like it."""
+def _other_picture(thumb: NDArray[np.int16], frame_id: int, decoded: Decoded, step: int) -> str:
+    """How far a picture is from the frame that it should be; empty where it is that frame."""
+
+    def away(number: int) -> NDArray[np.int16]:
+        return np.abs(thumb - to_rgb(decoded.frames[number])[::step, ::step])
+
+    off = away(frame_id)
+    mean = float(off.mean())
     beside = [i for i in (frame_id - 1, frame_id + 1) if i in decoded.frames]
-    return min((_difference(thumb, decoded.thumb(i)) for i in beside), default=255.0)
-
-
-def _difference(a: NDArray[np.int16], b: NDArray[np.int16]) -> float:
-    return float(np.abs(a - b).mean())
+    nearest = min((float(away(i).mean()) for i in beside), default=255.0) if mean else 0.0
+    if mean > MAX_MEAN_DIFFERENCE or off.max() > MAX_DIFFERENCE or mean > nearest:
+        return f"{mean:.2f} of 255 off, {off.max()} at most"
+    return ""

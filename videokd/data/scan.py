@@ -1,7 +1,7 @@
 """Many video files, each inspected in a process of its own, so that a bad one costs only itself.
 
 A worker process takes one path at a time and reports twice: after decoding the file with PyAV from
-its first frame to its last, and after comparing decord with that. A worker that crashes or hangs
+its first frame to its last, and after comparing readers with that. A worker that crashes or hangs
 is replaced; the file that it was at is marked, and the scan goes on.
 
 Nothing here imports torch.
@@ -17,11 +17,19 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from videokd.data.inspection import ScanFailure, Scanned, ScanResult, inspect_video
+from videokd.data.inspection import (
+    DEFAULT_READERS,
+    ScanFailure,
+    Scanned,
+    ScanResult,
+    check_readers,
+    inspect_video,
+)
 from videokd.errors import UnreadableVideo, UserError
 
 __all__ = ["ScanFailure", "ScanResult", "Scanned", "inspect_video", "scan", "scan_video"]
@@ -29,13 +37,26 @@ __all__ = ["ScanFailure", "ScanResult", "Scanned", "inspect_video", "scan", "sca
 Inspect = Callable[[Path], Iterator[Scanned]]
 
 
-def scan_video(path: Path | str, *, time_limit_seconds: float = 120.0) -> ScanResult:
-    """Scan one file in a process of its own.
+def scan_video(
+    path: Path | str,
+    *,
+    time_limit_seconds: float = 120.0,
+    frames_fps: float | None = None,
+    keep_damaged: bool = False,
+    readers: Sequence[str] = DEFAULT_READERS,
+) -> ScanResult:
+    """Scan one video in a process of its own; see `scan`.
 
     Raises:
-        UnreadableVideo: it does not decode, or decoding it crashes or hangs.
+        UnreadableVideo: it does not decode, is damaged, or decoding it crashes or hangs.
     """
-    found = scan([Path(path)], num_processes=1, time_limit_seconds=time_limit_seconds)[0]
+    found = scan(
+        [Path(path)],
+        time_limit_seconds=time_limit_seconds,
+        frames_fps=frames_fps,
+        keep_damaged=keep_damaged,
+        readers=readers,
+    )[0]
     if isinstance(found, ScanFailure):
         raise UnreadableVideo(found.path, found.reason)
     return found
@@ -48,26 +69,46 @@ def scan(
     time_limit_seconds: float = 120.0,
     on_progress: Callable[[int, int], None] | None = None,
     inspect: Inspect | None = None,
+    on_found: Callable[[Scanned], None] | None = None,
+    frames_fps: float | None = None,
+    keep_damaged: bool = False,
+    readers: Sequence[str] = DEFAULT_READERS,
 ) -> list[Scanned]:
-    """Scan files in `num_processes` processes; the results are in the order of `paths`.
+    """Scan videos in `num_processes` processes; the results are in the order of `paths`.
 
     Args:
-        paths: the files.
+        paths: files, and folders of numbered frames.
         num_processes: processes that decode, one file each at a time.
         time_limit_seconds: how long a worker may be silent on one file. A file that takes longer
-            fails as a hang; if only decord hangs, PyAV becomes the file's reader.
+            fails as a hang; if it decoded, and only the reader compared with that hangs, PyAV
+            becomes the file's reader.
         on_progress: called with (files done, files in all), from one thread at a time.
         inspect: what a worker does with a file; by default `inspect_video`. It yields what is known
             so far, and the last one counts. It must be importable by name.
+        on_found: called with each file's result as it comes, from one thread at a time; what it
+            raises ends the scan.
+        frames_fps: frame rate of the folders of frames, which have none of their own.
+        keep_damaged: keep a damaged file as the intact frames at its start, with a note; without,
+            whatever FFmpeg can see as corrupt fails.
+        readers: the readers of files to choose from; see `inspect_video`.
 
     Processes are spawned: a script that calls this needs the usual `if __name__ == "__main__":`.
+
+    Raises:
+        ConfigError: `readers` is empty or names one that there is not.
+        UserError: torchcodec is to be chosen from and is not installed; or the worker processes do
+            not start.
     """
     if num_processes < 1 or not time_limit_seconds > 0:
         raise ValueError(
             "num_processes must be at least 1 and time_limit_seconds above 0, not "
             f"{num_processes} and {time_limit_seconds}"
         )
-    job = _Job(list(paths), inspect or inspect_video, time_limit_seconds, on_progress)
+    check_readers(readers)
+    inspect = inspect or partial(
+        inspect_video, frames_fps=frames_fps, keep_damaged=keep_damaged, readers=tuple(readers)
+    )
+    job = _Job(list(paths), inspect, time_limit_seconds, on_progress, on_found)
     count = min(num_processes, len(job.paths))
     threads = [threading.Thread(target=job.drive_worker, daemon=True) for _ in range(count)]
     try:
@@ -93,6 +134,7 @@ class _Job:
         inspect: Inspect,
         time_limit_seconds: float,
         on_progress: Callable[[int, int], None] | None,
+        on_found: Callable[[Scanned], None] | None,
     ) -> None:
         self.paths = paths
         self.found: list[Scanned | None] = [None] * len(paths)
@@ -101,6 +143,7 @@ class _Job:
         self._inspect = inspect
         self._time_limit_seconds = time_limit_seconds
         self._on_progress = on_progress
+        self._on_found = on_found
         self._todo: queue.SimpleQueue[int] = queue.SimpleQueue()
         for position in range(len(paths)):
             self._todo.put(position)
@@ -117,13 +160,14 @@ class _Job:
                 except queue.Empty:
                     break
                 worker = worker or _Worker(self._inspect)
-                self.found[position], usable = worker.inspect(
+                found, usable = worker.inspect(
                     self.paths[position], self._time_limit_seconds, self.stop
                 )
+                self.found[position] = found
                 if not usable:
                     worker.kill()
                     worker = None
-                self._report()
+                self._report(found)
         except BaseException as error:
             self.errors.append(error)
             self.stop.set()
@@ -131,9 +175,11 @@ class _Job:
             if worker is not None:
                 worker.kill()
 
-    def _report(self) -> None:
+    def _report(self, found: Scanned) -> None:
         with self._lock:
             self._num_done += 1
+            if self._on_found is not None and not self.stop.is_set():
+                self._on_found(found)
             if self._on_progress is not None and not self.stop.is_set():
                 self._on_progress(self._num_done, len(self.paths))
 
@@ -203,10 +249,12 @@ class _Worker:
 
 
 def _ended(path: Path, latest: Scanned | None, reason: str) -> Scanned:
-    """A worker that was lost after PyAV had decoded the whole file was lost to decord."""
+    """A worker that was lost after PyAV had decoded the whole file was lost to another reader."""
     if isinstance(latest, ScanResult):
         notes = [latest.note] if latest.note else []
-        return replace(latest, note="; ".join([*notes, f"read by pyav: decord: {reason}"]))
+        return replace(
+            latest, note="; ".join([*notes, f"read by pyav: another reader ended by {reason}"])
+        )
     return ScanFailure(path, reason)
 
 

@@ -26,12 +26,9 @@ def predict(
     """
     if topk < 1:
         raise UserError(f"topk is {topk}; at least 1 is needed")
-    views = trained.config.eval
     fabric = create_fabric(device, trained.precision)
-    batch = read_clips(
-        path, trained.model.spec, num_clips=views.num_clips, num_crops=views.num_crops
-    )
-    model = trained.model.to(fabric.device).eval()
+    batch = read_clips(path, trained.model.spec, views=trained.config.eval.views)
+    model = trained.model.without_taps().to(fabric.device).eval()
     with fabric.autocast():
         output = model(
             clip_tensor(batch.frames["student"].to(fabric.device)),

@@ -4,34 +4,64 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch.nn import functional as F
 
 from videokd.config import Config
 from videokd.data.loading import EvalLoader, clip_tensor
+from videokd.data.protocols import EvalProtocol, own_views, protocol_named
+from videokd.errors import ConfigError
 from videokd.models.video_model import VideoModel
+from videokd.types import NumCrops
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
 class EvalConfig(Config):
-    """The views of a video: clips spread over its length times crops along its longer side."""
+    """The views of a video: clips in time, and crops of each clip."""
 
     num_clips: int = Field(1, ge=1)
     """Clips a video, from its beginning to its end."""
-    num_crops: Literal[1, 3] = 1
-    """1: the centre; 3: left, centre, right (or top, centre, bottom)."""
+    num_crops: NumCrops = 1
+    """1: the centre; 3: left, centre, right (or top, centre, bottom); 5: the corners and the
+    centre; 10: those five and their mirror images."""
+    protocol: str | None = None
+    """The views of another toolkit's test by name, such as `pyslowfast_10x3`; it brings its own
+    clips and crops, so `num_clips` and `num_crops` stay as they are."""
     batch_size: int = Field(16, ge=1)
     """Videos decoded and shown to the network at a time, per process."""
+
+    @model_validator(mode="after")
+    def _one_way_to_say_it(self) -> EvalConfig:
+        if self.protocol is None:
+            return self
+        try:
+            views = protocol_named(self.protocol)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        if (self.num_clips, self.num_crops) != (1, 1):
+            raise ValueError(
+                f"protocol {views.name} has {views.num_clips} clips x {views.num_crops} crops of "
+                f"its own, num_clips {self.num_clips} and num_crops {self.num_crops} ask for "
+                "others; give one of the two"
+            )
+        return self
+
+    @property
+    def views(self) -> EvalProtocol:
+        """Clips and crops of a video."""
+        if self.protocol is not None:
+            return protocol_named(self.protocol)
+        return own_views(self.num_clips, self.num_crops)
 
     @property
     def num_views(self) -> int:
         """V, views a video."""
-        return self.num_clips * self.num_crops
+        return self.views.num_views
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ from torch import nn
 
 from videokd.checkpoint import load_checkpoint, save_checkpoint
 from videokd.config import Config
-from videokd.data.loading import TrainLoader, clip_tensor
+from videokd.data.augment.device import augmented_clips, mixed_targets
+from videokd.data.loading import TrainLoader
 from videokd.distill.objective import Objective, merge_views
 from videokd.engine.optim import (
     OptimConfig,
@@ -57,7 +58,8 @@ class TrainConfig(Config):
     epochs: int = Field(ge=1)
     """Passes over the training videos; the last partial batch of a pass is left out."""
     batch_size: int = Field(ge=1)
-    """Videos per optimiser step, over all processes and accumulated parts together."""
+    """Clips per optimiser step, over all processes and accumulated parts together: one of each
+    video, or `data.repeats`."""
     accumulate: int = Field(1, ge=1)
     """Parts that a process cuts its share of a batch into, one after another: saves memory."""
     optim: OptimConfig
@@ -111,7 +113,7 @@ class TrainState:
     best: dict[str, float] | None = None
     """Step, top1_pct and cross_entropy of `best.pt`."""
     unreadable: dict[int, str] = field(default_factory=dict)
-    """Video id -> reason, of videos that did not decode and were left out."""
+    """Video id -> file and reason, of videos that did not decode and were left out."""
     seconds: float = 0.0
     """Time spent in training steps and validation, over all starts of the run."""
 
@@ -126,16 +128,14 @@ class Learner(nn.Module):
 
     def forward(
         self,
+        clips: torch.Tensor,
         batch: ClipBatch,
         teacher: ModelOutput | None,
         progress: float,
         gather: Callable[[torch.Tensor], torch.Tensor] | None,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The loss to backpropagate and its weighted terms."""
-        output = self.student(
-            clip_tensor(batch.frames["student"]),
-            batch.frame_seconds["student"].flatten(0, 1),
-        )
+        """The loss to backpropagate and its weighted terms; `clips` are the student's."""
+        output = self.student(clips, batch.frame_seconds["student"].flatten(0, 1))
         loss = self.objective(output, teacher, batch, progress=progress, gather=gather)
         return loss.total, loss.terms
 
@@ -227,6 +227,7 @@ class Trainer:
         """
         note = ""
         started = time.monotonic() - self.state.seconds
+        self.loader.quarantine(self.state.unreadable)
         batches = self.loader.batches(self.state.step, self.total_steps)
         with _stop_signal() as signalled:
             for batch in batches:
@@ -273,12 +274,18 @@ class Trainer:
             final_fraction=config.optim.final_lr_fraction,
         )
         set_lr(self.optimizer, config.optim.lr * factor)
+        batch = batch.to(self.fabric.device, non_blocking=True)
+        targets, has_label = mixed_targets(batch)
+        batch = dataclasses.replace(batch, targets=targets, has_label=has_label)
         parts, shares = self._parts(batch)
         sums: dict[str, torch.Tensor] = {}
+        first = 0
         for position, (part, share) in enumerate(zip(parts, shares, strict=True)):
             is_last = position == len(parts) - 1
+            videos = range(first, first + part.num_videos)
+            first = videos.stop
             with self.fabric.no_backward_sync(self._wrapped, enabled=not is_last):
-                total, terms = self._forward(part, step)
+                total, terms = self._forward(batch, part, videos, step)
                 self.fabric.backward(total * share)
             for name, value in {"loss": total.detach(), **terms}.items():
                 sums[name] = sums.get(name, 0) + value * share
@@ -315,19 +322,24 @@ class Trainer:
         torch.distributed.all_reduce(sizes)
         return parts, (sizes / sizes.sum()).tolist()
 
-    def _forward(self, batch: ClipBatch, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        # Draws stay on the CPU: Fabric would walk through them on every call.
-        batch = dataclasses.replace(batch, draws=[]).to(self.fabric.device, non_blocking=True)
+    def _forward(
+        self, batch: ClipBatch, part: ClipBatch, videos: range, step: int
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The loss of a part of the batch, `videos` of it; mixed clips may need the others."""
         teacher_output = None
         if self.teacher is not None:
-            frames = batch.frames["teacher"]
+            num_views = part.frames["teacher"].shape[1]
             with self.fabric.autocast():
                 output = self.teacher(
-                    clip_tensor(frames), batch.frame_seconds["teacher"].flatten(0, 1)
+                    augmented_clips(batch, "teacher", videos=videos),
+                    part.frame_seconds["teacher"].flatten(0, 1),
                 )
-            teacher_output = merge_views(output, frames.shape[1])
+            teacher_output = merge_views(output, num_views)
+        clips = augmented_clips(batch, "student", videos=videos)
+        # Draws stay here: Fabric would walk through them on every call.
+        part = dataclasses.replace(part, draws=[])
         gather = self._gather if self.fabric.world_size > 1 else None
-        return self._wrapped(batch, teacher_output, step / self.total_steps, gather)
+        return self._wrapped(clips, part, teacher_output, step / self.total_steps, gather)
 
     def _gather(self, tensor: torch.Tensor) -> torch.Tensor:
         gathered = self.fabric.all_gather(tensor)
@@ -363,6 +375,7 @@ class Trainer:
             found: list[dict[int, str]] = [{}] * self.fabric.world_size
             torch.distributed.all_gather_object(found, self.state.unreadable)
             self.state.unreadable = {i: reason for part in found for i, reason in part.items()}
+            self.loader.quarantine(self.state.unreadable)
 
     def _note_unreadable(self, batch: ClipBatch) -> None:
         for video_id, reason in batch.unreadable:

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from videokd.config import Config
 from videokd.errors import ConfigError, UserError
-from videokd.types import ClassNames, Crop
+from videokd.types import ClassNames, Crop, NumCrops
 
 Frames = NDArray[np.uint8]
 Range = tuple[float, float]
@@ -74,15 +74,6 @@ class FlipConfig(Config):
         return self
 
 
-class AugmentConfig(Config):
-    """What chance does to a training clip, the same for all its frames and all renderings."""
-
-    crop: CropConfig = RandomResizedCrop()
-    """The rectangle that is cut out: random_resized, random, or centre."""
-    flip: FlipConfig = FlipConfig()
-    """Mirroring, off unless its probability is set."""
-
-
 def draw_crop(
     config: CropConfig,
     *,
@@ -110,23 +101,25 @@ def draw_crop(
 
 
 def eval_crops(
-    *, height: int, width: int, short_side_px: int, crop_px: int, num_crops: Literal[1, 3]
+    *, height: int, width: int, short_side_px: int, crop_px: int, num_crops: NumCrops
 ) -> tuple[Crop, ...]:
-    """Evaluation squares: the centre, or three along the longer side (left or top, centre, end).
+    """Evaluation squares, in the order of the views.
+
+    1: the centre. 3: along the longer side (left or top, centre, end). 5: the corners (upper left,
+    upper right, lower left, lower right) and the centre. 10: those five, each followed by its
+    mirror image. The mirror is applied whatever the labels mean, as it was published (AlexNet,
+    TSN): where left and right are classes of their own, ten crops cost accuracy.
 
     Scaling the frame until its shorter side is `short_side_px` and cutting `crop_px` out of it is
     here one step: a square of `crop_px / short_side_px` of the shorter source side, rounded half
     up to whole source pixels, is cut and scaled to `crop_px`. Centres are rounded down.
     """
     side = _square_side(height, width, short_side_px, crop_px)
-    room_down, room_right = height - side, width - side
-    centre = (room_down // 2, room_right // 2)
-    places = [centre]
-    if num_crops == 3 and height > width:
-        places = [(0, centre[1]), centre, (room_down, centre[1])]
-    elif num_crops == 3:
-        places = [(centre[0], 0), centre, (centre[0], room_right)]
-    return tuple(_relative(top, left, side, side, height, width) for top, left in places)
+    places = _eval_places(height - side, width - side, num_crops)
+    crops = [_relative(top, left, side, side, height, width) for top, left in places]
+    if num_crops != 10:
+        return tuple(crops)
+    return tuple(crop._replace(mirrored=mirrored) for crop in crops for mirrored in (False, True))
 
 
 def source_rectangle(crop: Crop, *, height: int, width: int) -> tuple[int, int, int, int]:
@@ -211,6 +204,18 @@ def _draw_resized(
     w = min(width, max(1, round(height * ratio)))
     h = min(height, max(1, round(width / ratio)))
     return _relative((height - h) // 2, (width - w) // 2, h, w, height, width)
+
+
+def _eval_places(room_down: int, room_right: int, num_crops: NumCrops) -> list[tuple[int, int]]:
+    """(top, left) of each square, in source pixels; a mirror image lies where its original does."""
+    centre = (room_down // 2, room_right // 2)
+    if num_crops == 1:
+        return [centre]
+    if num_crops == 3 and room_down > room_right:
+        return [(0, centre[1]), centre, (room_down, centre[1])]
+    if num_crops == 3:
+        return [(centre[0], 0), centre, (centre[0], room_right)]
+    return [(top, left) for top in (0, room_down) for left in (0, room_right)] + [centre]
 
 
 def _square_side(height: int, width: int, short_side_px: int, crop_px: int) -> int:
