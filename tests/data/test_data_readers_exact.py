@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,9 +27,11 @@ FILES = {
     "b_frames.mp4": {"max_b_frames": 3},
     "b_pyramid.mkv": {"max_b_frames": 5, "options": {"x264-params": "b-pyramid=normal:b-adapt=0"}},
     "variable_rate.mp4": {"max_b_frames": 2, "stamps": VFR},
+    "variable_rate_no_b.mp4": {"stamps": VFR},
     "one_gop.mp4": {"gop": 250, "max_b_frames": 3},
     "open_gop.mp4": {"max_b_frames": 3, "options": {"x264-params": "open-gop=1:b-adapt=0"}},
     "edit_list.mp4": {"hidden": 9, "max_b_frames": 2},
+    "edit_list_no_b.mp4": {"hidden": 9},
     "fragmented.mp4": {
         "max_b_frames": 2,
         "container_options": {"movflags": "frag_keyframe+empty_moov"},
@@ -37,6 +41,7 @@ FILES = {
     "turned_2.mp4": {"quarter_turns": 2},
     "turned_3.mp4": {"quarter_turns": 3},
     "mpeg4.avi": {"codec": "mpeg4"},
+    "mpeg4.mp4": {"codec": "mpeg4", "gop": 2},
     "mpeg4_b.avi": {"codec": "mpeg4", "max_b_frames": 2},
     "mjpeg.avi": {"codec": "mjpeg", "pix_fmt": "yuvj420p"},
     "hevc_open.mp4": {"codec": "libx265", "max_b_frames": 3},
@@ -44,7 +49,11 @@ FILES = {
     "vp9.webm": {"codec": "libvpx-vp9"},
 }
 OPEN = {"open_gop.mp4", "mpeg4_b.avi", "hevc_open.mp4"}
-NOT_FOR = {"decord": OPEN | {"edit_list.mp4"}, "torchcodec": OPEN, "pyav": set[str]()}
+NOT_FOR = {
+    "decord": OPEN | {"edit_list.mp4", "edit_list_no_b.mp4"},
+    "torchcodec": OPEN,
+    "pyav": set[str](),
+}
 """Reader -> files for which the scan does not choose it."""
 
 
@@ -202,6 +211,31 @@ def test_pyav_decodes_no_more_than_it_must(folder: Path) -> None:
     assert num_decoded(with_b, [41], 240) == 12 + 1
     avi = write_numbered(folder / "long.avi", 240, codec="mpeg4", gop=12)
     assert num_decoded(avi, [230], 240) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "num_read"), [("mpeg4.mp4", 2 + 1), ("mpeg4.avi", None), ("b_frames.mp4", NUM_FRAMES)]
+)
+def test_pyav_reads_no_more_packets_than_it_must(
+    name: str, num_read: int | None, folder: Path
+) -> None:
+    """The index of an MP4 or AVI says it all where frames are shown in the order of decoding."""
+    path, n, first = made(folder, name)
+    packets: list[Any] = []
+
+    class Counting(PyAVReader):
+        def _from_file(self, *, keep: bool = True) -> Iterator[Any]:
+            for packet in super()._from_file(keep=keep):
+                packets.append(packet)
+                yield packet
+
+    with Counting(path, num_frames=n) as video:
+        assert numbers_of(video.read(np.array([21, 30]))) == [first + 21, first + 30]
+        keys = [i for i, is_key in enumerate(video.packets().keys) if is_key]
+    if num_read is None:  # from the key frame before each, and no further
+        num_read = sum(i - max(k for k in keys if k <= i) + 1 for i in (21, 30))
+    # `packets()` reads the whole file, once more where that was not done before.
+    assert len(packets) == (num_read if num_read == n else num_read + n)
 
 
 def test_what_was_scanned_otherwise_is_read_from_the_start(folder: Path) -> None:

@@ -216,7 +216,7 @@ def prepare_command(
     codec: Annotated[
         CodecName, typer.Option(help="mpeg4 decodes fastest; h264 keeps more at the same bytes.")
     ] = CodecName.MPEG4,
-    gop: Annotated[int, typer.Option(min=1, help="Frames from key frame to key frame.")] = 3,
+    gop: Annotated[int, typer.Option(min=1, help="Frames from key frame to key frame.")] = 2,
     quality: Annotated[
         int, typer.Option(min=1, help="Less is better. mpeg4: quantiser to 31; h264: CRF to 51.")
     ] = 4,

@@ -20,6 +20,9 @@ MAX_KEPT_BYTES = 64 * 2**20
 _OWN_STAMPS = {"mov", "mp4", "matroska", "webm"}
 """Containers that store when each packet is presented; for others FFmpeg guesses it."""
 
+_INDEXED = {"mov", "mp4", "avi"}
+"""Containers with an index of all their packets."""
+
 
 class Step(NamedTuple):
     """One packet, and the frames that the decoder gave when it took it."""
@@ -50,6 +53,7 @@ class PyAVReader(BaseReader):
         self._kept: list[Any] | None = None  # all packets, where they are kept
         self._end: Exception | None = None  # how the kept packets end, if not well
         self._packets: Packets | None = None
+        self._indexed: Packets | None = None  # the container's own index, where it is enough
         self._jumps: Jumps | None = None
         self._may_jump = num_frames is not None
         with as_unreadable(self.path):
@@ -148,7 +152,11 @@ class PyAVReader(BaseReader):
     def _read_sorted(self, ids: NDArray[np.int64]) -> Frames:
         found = self._read_jumping(ids.tolist())
         if found is None:
-            self._may_jump, self._jumps = False, None  # no jumping in this file any more
+            self._may_jump, self._jumps, self._indexed = (
+                False,
+                None,
+                None,
+            )  # no jumping in this file any more
             found = self._read_from_start(ids.tolist())
         return found
 
@@ -215,12 +223,42 @@ class PyAVReader(BaseReader):
 
     def _jump_table(self) -> Jumps | None:
         if self._may_jump and self._jumps is None:
-            packets = self._all_packets()
+            self._indexed = self._by_own_index()
+            packets = self._indexed or self._all_packets()
             self._may_jump = Jumps.are_safe(packets, self._known_num_frames) and (
                 self._keeps or packets.has_own_stamps
             )
             self._jumps = Jumps(packets) if self._may_jump else None
         return self._jumps
+
+    def _by_own_index(self) -> Packets | None:
+        """The packets as the container's index lists them, where no more needs to be known.
+
+        It says when packets are decoded: without reordering, that is the order of presentation. So
+        only the packets that are decoded need to be read. Older PyAV does not show the index.
+        """
+        entries = [
+            (entry.timestamp, entry.is_keyframe, entry.size and not entry.is_discard)
+            for entry in getattr(self._stream, "index_entries", ())
+        ]
+        if (
+            self._stream.codec_context.has_b_frames
+            or not _INDEXED & self._formats
+            or len(entries) != self._known_num_frames
+        ):
+            return None
+        stamps, keys, are_shown = zip(*entries, strict=True)
+        if not all(are_shown) or any(b <= a for a, b in itertools.pairwise(stamps)):
+            return None
+        return Packets(
+            stamps=stamps,
+            keys=keys,
+            hidden=(False,) * len(stamps),
+            has_corrupt=False,
+            reorders=False,
+            has_own_stamps=True,
+            num_promised=self._num_promised,
+        )
 
     def _all_packets(self) -> Packets:
         if self._packets is None:
@@ -261,10 +299,13 @@ class PyAVReader(BaseReader):
             if not self._is_at_start:
                 self._open()
             return self._from_file()
-        stamp = self._all_packets().stamps[start]
+        if self._indexed is not None:
+            stamp, attribute = self._indexed.stamps[start], "dts"
+        else:
+            stamp, attribute = self._all_packets().stamps[start], "pts"
         self._container.seek(stamp, stream=self._stream, backward=True)
         packets = self._from_file(keep=False)
-        return itertools.dropwhile(lambda packet: packet.pts != stamp, packets)
+        return itertools.dropwhile(lambda packet: getattr(packet, attribute) != stamp, packets)
 
     def _from_memory(self, kept: list[Any], start: int) -> Iterator[Any]:
         yield from itertools.islice(kept, start, None)
@@ -341,7 +382,7 @@ class _Output:
 
     def put(self, place: int, frame: Any) -> None:
         """Put PyAV's frame where it belongs."""
-        pixels = to_rgb(frame)
+        pixels = _to_rgb(frame)
         if not self._filled:
             self.frames = np.empty((self._num_frames, *pixels.shape), np.uint8)
         if pixels.shape != self.frames.shape[1:]:
@@ -356,6 +397,11 @@ def to_rgb(frame: Any) -> Frames:
     The file's matrix (BT.601, BT.709, BT.2020) and range (full or limited) are honoured; where it
     names none, BT.601 and limited range, as FFmpeg does.
     """
+    return np.ascontiguousarray(_to_rgb(frame))
+
+
+def _to_rgb(frame: Any) -> Frames:
+    """The same, but its rows may lie apart in memory."""
     import av
     from av.video.reformatter import Interpolation
 
@@ -371,4 +417,4 @@ def to_rgb(frame: Any) -> Frames:
     quarters, rest = divmod(int(frame.rotation), 90)
     if rest:
         raise ValueError(f"it is to be shown turned by {frame.rotation} degrees, not by quarters")
-    return np.ascontiguousarray(np.rot90(pixels, quarters % 4))
+    return np.rot90(pixels, quarters % 4)
