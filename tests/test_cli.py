@@ -313,7 +313,7 @@ def test_evaluation_stops_at_an_unreadable_video(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A test video that went bad after the scan."""
-    from videokd.data import clips
+    from videokd.data.loading import clips
 
     bad = tiny_index.records[tiny_index.select("test")[5]].path
     original = clips.open_video

@@ -18,8 +18,8 @@ from videokd.checkpoint import load_checkpoint, load_state_dict
 from videokd.config import Config, load_config, parse_config
 from videokd.data.index import Index, read_index
 from videokd.data.loading import DataConfig, EvalLoader, TrainLoader
-from videokd.data.protocols import EvalProtocol
 from videokd.data.sampling import SameFrames, TeacherView, WholeVideo
+from videokd.data.sampling.protocols import EvalProtocol
 from videokd.distill.objective import Objective, ObjectiveConfig
 from videokd.engine.evaluate import EvalConfig, score_videos
 from videokd.engine.train import BEST, TrainConfig, Trainer, Validation

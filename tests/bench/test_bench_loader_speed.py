@@ -18,18 +18,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videokd.bench import batch_speed as batch_module
-from videokd.bench import loader_speed as speed_module
-from videokd.bench import peers as peers_module
-from videokd.bench.augment_speed import KINDS as AUGMENTATIONS
-from videokd.bench.augment_speed import STEP, augment_speed
-from videokd.bench.batch_speed import (
+from videokd.bench.loading import batches as batch_module
+from videokd.bench.loading import clips as speed_module
+from videokd.bench.loading import peers as peers_module
+from videokd.bench.loading.augmentation import KINDS as AUGMENTATIONS
+from videokd.bench.loading.augmentation import STEP, augment_speed
+from videokd.bench.loading.batches import (
     OUR_BATCHES,
     OUR_REPEATS,
     PYTORCHVIDEO_BATCHES,
     time_batches,
 )
-from videokd.bench.loader_speed import (
+from videokd.bench.loading.clips import (
     SAMPLINGS,
     SpeedConfig,
     Timings,
@@ -41,12 +41,11 @@ from videokd.bench.loader_speed import (
     time_clips,
     try_loaders,
 )
-from videokd.bench.peers import OURS, PYTORCHVIDEO, loaders, pytorchvideo_batches
-from videokd.bench.soak import GROWTH_BOUND_MIB, Soak, soak, tree_rss_mib
-from videokd.bench.speed_files import KINDS, FileKind, cache_folder, made_files, moving_planes
-from videokd.bench.speed_jobs import Job, Loader, SpeedFile, read_speed_file
-from videokd.bench.speed_report import goals, rows
-from videokd.bench.speed_rows import (
+from videokd.bench.loading.files import KINDS, FileKind, cache_folder, made_files, moving_planes
+from videokd.bench.loading.jobs import Job, Loader, SpeedFile, read_speed_file
+from videokd.bench.loading.peers import OURS, PYTORCHVIDEO, loaders, pytorchvideo_batches
+from videokd.bench.loading.report import goals, rows
+from videokd.bench.loading.rows import (
     Cell,
     Goal,
     SpeedRow,
@@ -56,7 +55,8 @@ from videokd.bench.speed_rows import (
     speed_ratio,
     spread,
 )
-from videokd.bench.speed_sources import PREPARED, own_files, user_files
+from videokd.bench.loading.soak import GROWTH_BOUND_MIB, Soak, soak, tree_rss_mib
+from videokd.bench.loading.sources import PREPARED, own_files, user_files
 from videokd.cli import main
 from videokd.errors import ConfigError, UserError
 from videokd.types import VideoRecord

@@ -22,9 +22,9 @@ from videokd.data.damage import (
     write_samples,
 )
 from videokd.data.index import write_index
-from videokd.data.inspection import ScanFailure, ScanResult
 from videokd.data.readers import open_video
 from videokd.data.scan import scan
+from videokd.data.scan.inspection import ScanFailure, ScanResult
 from videokd.types import ClassNames, VideoRecord
 
 NUM_FAST = 60

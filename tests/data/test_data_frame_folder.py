@@ -10,10 +10,10 @@ import pytest
 from numbered_video import numbered_frame, numbers_of
 from PIL import Image
 
-from videokd.data.inspection import ScanFailure, ScanResult, video_bytes, video_digest
 from videokd.data.readers import FrameFolderReader, open_video
 from videokd.data.readers.damage import jpeg_damage
 from videokd.data.scan import scan, scan_video
+from videokd.data.scan.inspection import ScanFailure, ScanResult, video_bytes, video_digest
 from videokd.errors import UnreadableVideo
 
 

@@ -9,11 +9,10 @@ import torch
 from numbered_video import numbers_of, write_numbered
 from tiny_loaders import STUDENT, TEACHER, config, same, train_loader
 
-from videokd.data import loading
 from videokd.data.index import Index
-from videokd.data.loading import EvalLoader, clip_tensor, read_clips, replay
-from videokd.data.protocols import own_views
+from videokd.data.loading import EvalLoader, clip_tensor, clips, read_clips, replay
 from videokd.data.sampling import SameSpan, WholeVideo
+from videokd.data.sampling.protocols import own_views
 from videokd.errors import ConfigError, UnreadableVideo, UserError
 from videokd.types import ClassNames, ClipBatch, Dense, InputSpec, Segment, VideoRecord
 
@@ -135,13 +134,13 @@ def test_repeats_show_a_video_with_several_draws(index: Index, num_workers: int)
 
 def test_repeats_open_a_file_once(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Path] = []
-    original = loading.replay.__globals__["open_video"]
+    original = clips.open_video
 
     def spy(path, reader, **options):
         opened.append(path)
         return original(path, reader, **options)
 
-    monkeypatch.setitem(loading.replay.__globals__, "open_video", spy)
+    monkeypatch.setattr(clips, "open_video", spy)
     list(train_loader(index, config(repeats=2), batch_size=4).batches(0, 3))
     assert sorted(opened) == sorted(index.records[i].path for i in index.select("train"))
 
@@ -347,13 +346,13 @@ def test_settings_that_cannot_be(index: Index) -> None:
 
 def test_the_reader_can_be_forced(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
-    original = loading.replay.__globals__["open_video"]
+    original = clips.open_video
 
     def spy(path, reader, **options):
         opened.append(reader)
         return original(path, reader, **options)
 
-    monkeypatch.setitem(loading.replay.__globals__, "open_video", spy)
+    monkeypatch.setattr(clips, "open_video", spy)
     exact = replace(index, records=tuple(replace(r, reader="decord") for r in index.records))
     batches = [
         next(train_loader(given, config(reader=reader), batch_size=6).batches(0, 1))

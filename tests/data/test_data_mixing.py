@@ -24,7 +24,7 @@ from videokd.data.augment import (
     with_partners,
 )
 from videokd.data.augment.device import augmented_clips, mixed_targets
-from videokd.data.clips import clip_tensor
+from videokd.data.loading.clips import clip_tensor
 from videokd.distill.logits import cross_entropy
 from videokd.errors import ConfigError
 from videokd.types import ClipBatch, Crop, Draw, Mix

@@ -23,13 +23,13 @@ from PIL import Image
 from videokd.cli import main
 from videokd.data import prepare as preparing
 from videokd.data.index import Index, read_index, write_index
-from videokd.data.inspection import ScanFailure, ScanResult, inspect_video
 from videokd.data.prepare import PrepareConfig, PrepareReport, encoding, format_report, gain
 from videokd.data.prepare.encoding import Encoder, OutputFault, encoded_size
 from videokd.data.prepare.gain import Gain, clip_seconds, measure_gain
 from videokd.data.prepare.places import targets_of
 from videokd.data.prepare.verifying import psnr_db, verify
 from videokd.data.readers import open_video
+from videokd.data.scan.inspection import ScanFailure, ScanResult, inspect_video
 from videokd.errors import ConfigError, UnreadableVideo, UserError
 from videokd.types import ClassNames, VideoRecord
 

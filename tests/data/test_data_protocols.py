@@ -30,11 +30,11 @@ from pytorchvideo.data.clip_sampling import ConstantClipsPerVideoSampler
 from pytorchvideo.data.encoded_video import EncodedVideo
 
 from videokd.cli.options import PROTOCOL_NAMES
-from videokd.data.clips import eval_draw, replay
 from videokd.data.index import Index
 from videokd.data.loading import DataConfig, EvalLoader, read_clips
-from videokd.data.protocols import PROTOCOLS, own_views, protocol_named
+from videokd.data.loading.clips import eval_draw, replay
 from videokd.data.sampling import frame_ids
+from videokd.data.sampling.protocols import PROTOCOLS, own_views, protocol_named
 from videokd.errors import ConfigError, UserError
 from videokd.types import ClassNames, Dense, InputSpec, Sampling, Seconds, Segment, VideoRecord
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numbered_video import numbers_of, write_numbered
 
-from videokd.data.inspection import check_readers
 from videokd.data.readers import DecordReader, PyAVReader, open_video
+from videokd.data.scan.inspection import check_readers
 from videokd.errors import ConfigError, UnreadableVideo, UserError
 
 FILE_READERS = ["decord", "pyav"]

@@ -12,9 +12,9 @@ import av
 import numpy as np
 import pytest
 
-from videokd.data.inspection import ScanFailure, ScanResult, inspect_video
 from videokd.data.readers import PyAVReader, open_video
 from videokd.data.readers.torchcodec_reader import torchcodec_decoder
+from videokd.data.scan.inspection import ScanFailure, ScanResult, inspect_video
 from videokd.errors import UserError
 
 FORMULA_TOLERANCE = 5

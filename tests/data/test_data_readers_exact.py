@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numbered_video import numbers_of, write_numbered
 
-from videokd.data.inspection import ScanResult, inspect_video
 from videokd.data.readers import PyAVReader, open_video, pyav_reader
 from videokd.data.readers.packets import Jumps, Packets
 from videokd.data.readers.torchcodec_reader import torchcodec_decoder
+from videokd.data.scan.inspection import ScanResult, inspect_video
 from videokd.errors import UnreadableVideo, UserError
 
 NUM_FRAMES = 50
@@ -208,7 +208,8 @@ def test_pyav_decodes_no_more_than_it_must(folder: Path) -> None:
     with_b = write_numbered(folder / "long_b.mp4", 240, **one_gop)
     # One in four is a P-frame (0, 4, 8 ...); of the B-frames only the one that is wanted.
     assert num_decoded(with_b, [40], 240) == 11
-    assert num_decoded(with_b, [41], 240) == 12 + 1
+    # 44 is decoded for 41, and never asked for: it is presented later.
+    assert num_decoded(with_b, [41], 240) == 11 + 1
     avi = write_numbered(folder / "long.avi", 240, codec="mpeg4", gop=12)
     assert num_decoded(avi, [230], 240) == 3
 

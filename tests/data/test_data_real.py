@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from videokd.data.annotations import read_class_file, read_list
-from videokd.data.inspection import ScanFailure, ScanResult
+from videokd.data.annotations.splits import group_by_pattern
 from videokd.data.readers import PyAVReader, open_video, to_rgb
 from videokd.data.scan import scan
-from videokd.data.splits import group_by_pattern
+from videokd.data.scan.inspection import ScanFailure, ScanResult
 from videokd.errors import UserError
 
 EXPECTED = {

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from numbered_video import write_numbered
 
-from videokd.data import inspection
-from videokd.data.inspection import ScanFailure, Scanned, ScanResult, inspect_video
 from videokd.data.readers import DecordReader
-from videokd.data.scan import scan, scan_video
+from videokd.data.scan import inspection, scan, scan_video
+from videokd.data.scan.inspection import ScanFailure, Scanned, ScanResult, inspect_video
 from videokd.errors import ConfigError, UnreadableVideo, UserError
 
 

@@ -19,9 +19,9 @@ from videokd.cli import main
 from videokd.data.augment import AugmentConfig, CentreCrop, FlipConfig
 from videokd.data.index import Index, write_index
 from videokd.data.loading import DataConfig, EvalLoader, TrainLoader
-from videokd.data.protocols import PROTOCOLS, own_views
 from videokd.data.readers import open_video
 from videokd.data.sampling import SameSpan, WholeVideo
+from videokd.data.sampling.protocols import PROTOCOLS, own_views
 from videokd.data.show import (
     FAULT,
     MIRRORED,

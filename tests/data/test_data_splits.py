@@ -8,7 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from videokd.data.annotations import Annotation
-from videokd.data.splits import group_by_pattern, split_by_group, split_by_lists, split_by_ratio
+from videokd.data.annotations.splits import (
+    group_by_pattern,
+    split_by_group,
+    split_by_lists,
+    split_by_ratio,
+)
 from videokd.errors import UserError
 
 

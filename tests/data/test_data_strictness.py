@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numbered_video import numbers_of, write_numbered
 
-from videokd.data.inspection import ScanFailure, Scanned, ScanResult, inspect_video
 from videokd.data.readers import open_video
+from videokd.data.scan.inspection import ScanFailure, Scanned, ScanResult, inspect_video
 
 
 def inspected(path: Path, **options: object) -> Scanned:

@@ -20,11 +20,10 @@ import psutil
 import pytest
 from tiny_loaders import STUDENT, config, same, same_clips, train_loader
 
-from videokd.data import clips, supervised
 from videokd.data.index import Index
-from videokd.data.loading import DataConfig, EvalLoader
-from videokd.data.protocols import own_views
+from videokd.data.loading import DataConfig, EvalLoader, clips, supervised
 from videokd.data.readers import READERS
+from videokd.data.sampling.protocols import own_views
 from videokd.errors import UnreadableVideo, UserError
 from videokd.types import ClassNames, ClipBatch, VideoRecord
 

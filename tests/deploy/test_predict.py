@@ -9,7 +9,7 @@ import torch
 
 from videokd.data.index import Index
 from videokd.data.loading import EvalLoader
-from videokd.data.protocols import own_views
+from videokd.data.sampling.protocols import own_views
 from videokd.deploy.predict import predict
 from videokd.engine.evaluate import score_videos
 from videokd.errors import UserError

@@ -15,7 +15,7 @@ from videokd import recipe as recipe_module
 from videokd.config import parse_config
 from videokd.data.index import Index
 from videokd.data.loading import EvalLoader, clip_tensor
-from videokd.data.protocols import own_views
+from videokd.data.sampling.protocols import own_views
 from videokd.engine.evaluate import EvalConfig, VideoScores, score_videos
 from videokd.errors import ConfigError, UserError
 from videokd.models.zoo import create_video_model

@@ -285,8 +285,8 @@ def bench_command(
     if augment and soak is not None:
         raise ConfigError("--augment and --soak are two different measurements; give one of them")
     counts = [_worker_count(text) for text in workers.split(",")]
-    from videokd.bench.loader_speed import SpeedConfig
-    from videokd.bench.speed_run import benchmark_loading, print_loading
+    from videokd.bench.loading.clips import SpeedConfig
+    from videokd.bench.loading.run import benchmark_loading, print_loading
     from videokd.config import parse_config
 
     settings = {

@@ -28,7 +28,7 @@ PROTOCOL_NAMES = (
     "pyslowfast_offset_5x1, pyslowfast_offset_5x3, pyslowfast_ssv2_1x3, pytorchvideo_10x3, "
     "tsm_uniform_1x1, tsm_twice_2x3, tsm_dense_10x3"
 )
-"""Those of `videokd.data.protocols`, said here so that help needs nothing but typer."""
+"""Those of `videokd.data.sampling.protocols`, said here so that help needs nothing but typer."""
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 DeviceOption = Annotated[DeviceName, typer.Option(help="Where to compute.")]

@@ -14,8 +14,8 @@ from videokd.errors import ConfigError
 if TYPE_CHECKING:
     from videokd.data.index import Index
     from videokd.data.loading import DataConfig
-    from videokd.data.protocols import EvalProtocol
     from videokd.data.sampling import TeacherView
+    from videokd.data.sampling.protocols import EvalProtocol
     from videokd.data.show import Row
     from videokd.types import InputSpec
 
@@ -57,7 +57,7 @@ def show_command(
 ) -> None:
     """Draw which frames and crops are taken of a few videos, with frame numbers and times."""
     from videokd.data.index import read_index
-    from videokd.data.protocols import protocol_named
+    from videokd.data.sampling.protocols import protocol_named
     from videokd.data.show import write_sheet
     from videokd.files import check_place
 

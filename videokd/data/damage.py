@@ -17,8 +17,8 @@ from typing import Any, Literal
 import numpy as np
 
 from videokd.data.check.files import CheckedVideo, content_digest
-from videokd.data.inspection import ScanFailure, Scanned, ScanResult, inspect_video
 from videokd.data.scan import scan
+from videokd.data.scan.inspection import ScanFailure, Scanned, ScanResult, inspect_video
 from videokd.errors import UnreadableVideo
 
 NUM_FRAMES = 40

@@ -31,9 +31,9 @@ from videokd.data.annotations import (
     read_something_lists,
     read_ucf101,
 )
+from videokd.data.annotations.splits import group_by_pattern, split_by_group, split_by_ratio
 from videokd.data.index import Index, build_index, read_index
 from videokd.data.scan import ScanFailure
-from videokd.data.splits import group_by_pattern, split_by_group, split_by_ratio
 from videokd.data.synthetic import CLASS_NAMES, PRESETS, SyntheticConfig, write_dataset
 from videokd.errors import ConfigError, UserError
 from videokd.files import check_place, write_text

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from videokd.data.clips import STUDENT
 from videokd.data.index import Index
-from videokd.data.protocols import EvalProtocol
+from videokd.data.loading.clips import STUDENT
+from videokd.data.sampling.protocols import EvalProtocol
 from videokd.errors import UnreadableVideo
 from videokd.files import written_beside
 from videokd.types import ClassNames, ClipBatch, VideoRecord

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from videokd.config import Config
 from videokd.data.loading import EvalLoader, clip_tensor
-from videokd.data.protocols import EvalProtocol, own_views, protocol_named
+from videokd.data.sampling.protocols import EvalProtocol, own_views, protocol_named
 from videokd.errors import ConfigError
 from videokd.models.video_model import VideoModel
 from videokd.types import NumCrops

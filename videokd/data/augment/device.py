@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from videokd.data.augment.appearance import apply_appearance, apply_erase
 from videokd.data.augment.mixing import apply_mix, mix_labels, partner_rows
-from videokd.data.clips import clip_tensor
+from videokd.data.loading.clips import clip_tensor
 from videokd.types import ClipBatch
 
 if TYPE_CHECKING:

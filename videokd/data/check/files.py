@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from videokd.data.check.findings import Finding, Kind
-from videokd.data.inspection import (
+from videokd.data.readers import open_video
+from videokd.data.scan import scan
+from videokd.data.scan.inspection import (
     DEFAULT_READERS,
     ScanFailure,
     Scanned,
@@ -25,8 +27,6 @@ from videokd.data.inspection import (
     video_bytes,
     video_digest,
 )
-from videokd.data.readers import open_video
-from videokd.data.scan import scan
 from videokd.errors import UnreadableVideo
 from videokd.types import VideoRecord
 

@@ -18,12 +18,12 @@ from typing import Any
 
 from videokd.data.annotations import absolute
 from videokd.data.index import read_index, write_index
-from videokd.data.inspection import ScanFailure, Scanned
 from videokd.data.prepare.encoding import Encoder, OutputFault, PrepareConfig, PreparedVideo
 from videokd.data.prepare.gain import Gain, measure_gain
 from videokd.data.prepare.manifest import Manifest, Prepared, open_manifest
 from videokd.data.prepare.places import MANIFEST, STAGING, check_out, targets_of
 from videokd.data.scan import scan
+from videokd.data.scan.inspection import ScanFailure, Scanned
 from videokd.errors import UserError
 from videokd.files import file_digest, write_text
 from videokd.types import VideoRecord

@@ -20,15 +20,15 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from videokd.config import Config
-from videokd.data.inspection import (
+from videokd.data.prepare.verifying import frames_to_keep, thumb_of, verify
+from videokd.data.readers import Frames, PyAVReader, open_video, to_rgb
+from videokd.data.scan.inspection import (
     ScanFailure,
     Scanned,
     ScanResult,
     inspect_video,
     video_digest,
 )
-from videokd.data.prepare.verifying import frames_to_keep, thumb_of, verify
-from videokd.data.readers import Frames, PyAVReader, open_video, to_rgb
 from videokd.errors import UnreadableVideo, UserError
 from videokd.types import VideoRecord
 

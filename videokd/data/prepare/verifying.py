@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from videokd.data.inspection import ScanResult
 from videokd.data.readers import Frames, open_video
+from videokd.data.scan.inspection import ScanResult
 from videokd.errors import UnreadableVideo
 from videokd.types import VideoRecord
 

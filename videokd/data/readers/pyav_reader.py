@@ -203,6 +203,7 @@ class PyAVReader(BaseReader):
 
         packets = self._stored_from(run.start)
         context = self._fresh_decoder()
+        num_missing = len(run.wanted)
         for position, packet in zip(range(run.start, run.stop), packets, strict=False):
             context.skip_frame = "DEFAULT" if position in run.wanted else "NONREF"
             stamp, packet.pts = packet.pts, position  # the decoder hands it on to the frame
@@ -216,10 +217,12 @@ class PyAVReader(BaseReader):
                 packet.pts = stamp
             for frame in found:
                 if frame.pts in run.wanted:
+                    num_missing -= 1
                     yield frame.pts, frame
-        for frame in context.decode(None):  # those that wait for their turn
-            if frame.pts in run.wanted:
-                yield frame.pts, frame
+        if num_missing:  # they wait for their turn
+            for frame in context.decode(None):
+                if frame.pts in run.wanted:
+                    yield frame.pts, frame
 
     def _jump_table(self) -> Jumps | None:
         if self._may_jump and self._jumps is None:

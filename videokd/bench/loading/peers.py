@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from videokd.bench.bare_loops import BARE_LOOPS
-from videokd.bench.speed_jobs import Frames, Job, Loader
+from videokd.bench.loading.bare_loops import BARE_LOOPS
+from videokd.bench.loading.jobs import Frames, Job, Loader
 from videokd.data.augment import source_rectangle
-from videokd.data.clips import STUDENT, replay
+from videokd.data.loading.clips import STUDENT, replay
 from videokd.types import Dense
 
 OURS = "videokd"

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from videokd.data.clips import ReaderChoice, chosen_reader
 from videokd.data.index import Index
+from videokd.data.loading.clips import ReaderChoice, chosen_reader
 from videokd.data.sampling import refuses
 from videokd.errors import UserError
 from videokd.types import InputSpec, Sampling

@@ -11,9 +11,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from videokd.bench.loader_speed import SpeedConfig
-from videokd.bench.speed_jobs import SpeedFile
-from videokd.bench.speed_sources import SPLIT, repeated_index
+from videokd.bench.loading.clips import SpeedConfig
+from videokd.bench.loading.jobs import SpeedFile
+from videokd.bench.loading.sources import SPLIT, repeated_index
 from videokd.data.loading import DataConfig, TrainLoader
 from videokd.errors import UserError
 from videokd.types import Dense

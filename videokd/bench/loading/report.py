@@ -9,14 +9,14 @@ from importlib import metadata
 from typing import Any
 
 import videokd
-from videokd.bench.bare_loops import bare_name
-from videokd.bench.batch_speed import OUR_BATCHES, OUR_REPEATS, PYTORCHVIDEO_BATCHES
 from videokd.bench.environment import cpu_name
-from videokd.bench.loader_speed import SAMPLINGS, Timings
-from videokd.bench.peers import OURS, PYTORCHVIDEO, loaders
-from videokd.bench.speed_jobs import SpeedFile
-from videokd.bench.speed_rows import Cell, Goal, SpeedRow, Spread, speed, speed_ratio
-from videokd.bench.speed_sources import LONG_GOP, PREPARED
+from videokd.bench.loading.bare_loops import bare_name
+from videokd.bench.loading.batches import OUR_BATCHES, OUR_REPEATS, PYTORCHVIDEO_BATCHES
+from videokd.bench.loading.clips import SAMPLINGS, Timings
+from videokd.bench.loading.jobs import SpeedFile
+from videokd.bench.loading.peers import OURS, PYTORCHVIDEO, loaders
+from videokd.bench.loading.rows import Cell, Goal, SpeedRow, Spread, speed, speed_ratio
+from videokd.bench.loading.sources import LONG_GOP, PREPARED
 
 FEW_ROUNDS = 7
 """With fewer rounds the medians are a look, not a measurement, and the text says so."""

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from videokd.bench.speed_files import KINDS, cache_folder, made_files
-from videokd.bench.speed_jobs import SpeedFile, read_speed_file
+from videokd.bench.loading.files import KINDS, cache_folder, made_files
+from videokd.bench.loading.jobs import SpeedFile, read_speed_file
 from videokd.data.annotations import VIDEO_SUFFIXES, Annotation
 from videokd.data.index import Index, build_index, read_index, write_index
 from videokd.data.prepare import prepare_videos

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from videokd.bench.loader_speed import Progress, SpeedConfig, Timings, jobs_of_round
-from videokd.bench.peers import OURS, PYTORCHVIDEO, pytorchvideo_batches
-from videokd.bench.speed_jobs import SpeedFile
-from videokd.bench.speed_rows import Cell
-from videokd.bench.speed_sources import SPLIT, repeated_index
+from videokd.bench.loading.clips import Progress, SpeedConfig, Timings, jobs_of_round
+from videokd.bench.loading.jobs import SpeedFile
+from videokd.bench.loading.peers import OURS, PYTORCHVIDEO, pytorchvideo_batches
+from videokd.bench.loading.rows import Cell
+from videokd.bench.loading.sources import SPLIT, repeated_index
 from videokd.data.loading import DataConfig, TrainLoader
 from videokd.types import Dense, InputSpec
 

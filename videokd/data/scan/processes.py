@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from videokd.data.inspection import (
+from videokd.data.scan.inspection import (
     DEFAULT_READERS,
     ScanFailure,
     Scanned,

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videokd.data.augment import render, source_rectangle
-from videokd.data.protocols import EvalProtocol
+from videokd.data.loading.supervised import Place
 from videokd.data.readers import frame_seconds, open_video
 from videokd.data.sampling import refuses
+from videokd.data.sampling.protocols import EvalProtocol
 from videokd.data.scan import scan_video
-from videokd.data.supervised import Place
 from videokd.errors import UnreadableVideo, UserError
 from videokd.types import ClipBatch, Crop, Draw, InputSpec, VideoRecord
 

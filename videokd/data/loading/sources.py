@@ -20,11 +20,19 @@ from videokd.data.augment import (
     with_appearance,
     with_partners,
 )
-from videokd.data.clips import STUDENT, TEACHER, Clip, ReaderChoice, Rows, eval_draw, replay_all
 from videokd.data.index import Index
-from videokd.data.protocols import EvalProtocol
+from videokd.data.loading.clips import (
+    STUDENT,
+    TEACHER,
+    Clip,
+    ReaderChoice,
+    Rows,
+    eval_draw,
+    replay_all,
+)
+from videokd.data.loading.supervised import Place
 from videokd.data.sampling import TeacherView, frame_ids, paired_frame_ids
-from videokd.data.supervised import Place
+from videokd.data.sampling.protocols import EvalProtocol
 from videokd.errors import UnreadableVideo
 from videokd.types import ClipBatch, Draw, InputSpec, VideoRecord
 

@@ -21,13 +21,20 @@ from pydantic import Field
 
 from videokd.config import Config
 from videokd.data.augment import AugmentConfig, check_mixing, swap_indices
-from videokd.data.clips import STUDENT, TEACHER, ReaderChoice, clip_tensor, read_clips, replay
 from videokd.data.index import Index
-from videokd.data.protocols import EvalProtocol
-from videokd.data.row_checks import check_videos
+from videokd.data.loading.clips import (
+    STUDENT,
+    TEACHER,
+    ReaderChoice,
+    clip_tensor,
+    read_clips,
+    replay,
+)
+from videokd.data.loading.row_checks import check_videos
+from videokd.data.loading.sources import ClipSource, EvalSource, TrainSource
+from videokd.data.loading.supervised import supervised
 from videokd.data.sampling import TeacherView, check_view
-from videokd.data.sources import ClipSource, EvalSource, TrainSource
-from videokd.data.supervised import supervised
+from videokd.data.sampling.protocols import EvalProtocol
 from videokd.errors import ConfigError, UserError
 from videokd.types import ClipBatch, InputSpec
 

@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videokd.bench.augment_speed import augment_speed
-from videokd.bench.batch_speed import time_batches
-from videokd.bench.loader_speed import SpeedConfig, time_clips, try_loaders
-from videokd.bench.peers import loaders
-from videokd.bench.soak import Soak, soak
-from videokd.bench.speed_files import KINDS
-from videokd.bench.speed_jobs import SpeedFile
-from videokd.bench.speed_report import FEW_ROUNDS, goals, rows, stamp
-from videokd.bench.speed_rows import SpeedRow, Verdict, judged
-from videokd.bench.speed_sources import PREPARED, own_files, user_files
+from videokd.bench.loading.augmentation import augment_speed
+from videokd.bench.loading.batches import time_batches
+from videokd.bench.loading.clips import SpeedConfig, time_clips, try_loaders
+from videokd.bench.loading.files import KINDS
+from videokd.bench.loading.jobs import SpeedFile
+from videokd.bench.loading.peers import loaders
+from videokd.bench.loading.report import FEW_ROUNDS, goals, rows, stamp
+from videokd.bench.loading.rows import SpeedRow, Verdict, judged
+from videokd.bench.loading.soak import Soak, soak
+from videokd.bench.loading.sources import PREPARED, own_files, user_files
 from videokd.bench.tables import number
 from videokd.progress import show_progress
 

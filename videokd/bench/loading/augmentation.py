@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from videokd.bench.latency import usable_device
-from videokd.bench.speed_report import stamp
-from videokd.bench.speed_rows import SpeedRow, speed, spread
+from videokd.bench.loading.report import stamp
+from videokd.bench.loading.rows import SpeedRow, speed, spread
 from videokd.data.augment import (
     AugmentConfig,
     ColourConfig,
@@ -23,7 +23,7 @@ from videokd.data.augment import (
     with_partners,
 )
 from videokd.data.augment.device import augmented_clips, mixed_targets
-from videokd.data.clips import STUDENT
+from videokd.data.loading.clips import STUDENT
 from videokd.models.students import TimmVideoConfig
 from videokd.models.temporal import ShiftConfig
 from videokd.models.zoo import create_video_model

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from pydantic import Field, field_validator
 
-from videokd.bench.peers import OURS, loaders
-from videokd.bench.speed_jobs import Frames, Job, Loader, SpeedFile
-from videokd.bench.speed_rows import Cell
-from videokd.bench.speed_sources import LONG_GOP, PREPARED
+from videokd.bench.loading.jobs import Frames, Job, Loader, SpeedFile
+from videokd.bench.loading.peers import OURS, loaders
+from videokd.bench.loading.rows import Cell
+from videokd.bench.loading.sources import LONG_GOP, PREPARED
 from videokd.config import Config
 from videokd.data.augment import RandomResizedCrop, draw_crop, render
-from videokd.data.clips import STUDENT
+from videokd.data.loading.clips import STUDENT
 from videokd.data.sampling import frame_ids
 from videokd.types import Dense, Draw, InputSpec, Sampling, Segment
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from videokd.bench.speed_jobs import Frames, Job, Loader, SpeedFile
+from videokd.bench.loading.jobs import Frames, Job, Loader, SpeedFile
 from videokd.data.readers import to_rgb
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from videokd.data.clips import STUDENT
+from videokd.data.loading.clips import STUDENT
 from videokd.errors import UserError
 from videokd.types import Crop, Draw, InputSpec, VideoRecord
 

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videokd.config import did_you_mean
-from videokd.data.decoded import Decoded, decode_whole
 from videokd.data.readers import (
     READERS,
     DecordReader,
@@ -26,6 +25,7 @@ from videokd.data.readers import (
 from videokd.data.readers.damage import jpeg_damage
 from videokd.data.readers.frame_folder import folder_digest
 from videokd.data.readers.torchcodec_reader import torchcodec_decoder
+from videokd.data.scan.decoded import Decoded, decode_whole
 from videokd.errors import ConfigError, UnreadableVideo
 from videokd.files import file_digest
 

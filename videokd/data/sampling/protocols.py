@@ -29,9 +29,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from videokd.config import did_you_mean
-from videokd.data import published
 from videokd.data.augment import eval_crops
-from videokd.data.sampling import Ids, frame_ids
+from videokd.data.sampling import published
+from videokd.data.sampling.frames import Ids, frame_ids
 from videokd.errors import ConfigError
 from videokd.types import Crop, Dense, InputSpec, NumCrops, Sampling
 

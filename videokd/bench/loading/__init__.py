@@ -1,0 +1,1 @@
+"""`videokd data bench`: how fast clips come from files, beside other toolkits and bare decoders."""
