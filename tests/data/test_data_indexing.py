@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from numbered_video import write_numbered
 
 from videokd.data.annotations import Annotation
 from videokd.data.index import Index, read_index
@@ -296,3 +297,16 @@ def test_something_by_json_and_by_lists(video_folder: Path, tmp_path: Path) -> N
     assert second.videos == [replace(first.videos[0], num_frames=20)]
     assert first.classes == second.classes
     assert indexed(by_list, tmp_path / "i.csv").miscounted == []  # the first clip has 20 frames
+
+
+def test_a_reader_is_taken_where_it_is_exact(tmp_path: Path) -> None:
+    folder = tmp_path / "videos" / "one"
+    folder.mkdir(parents=True)
+    write_numbered(folder / "plain.mp4", 30, max_b_frames=2)
+    write_numbered(folder / "cut.mp4", 30, hidden=5, max_b_frames=2)
+    for name, expected in ((None, "pyav"), ("decord", "decord")):
+        request = IndexRequest(source=tmp_path / "videos", reader=name)
+        out = tmp_path / f"{expected}.csv"
+        index = index_videos(request, out, num_processes=1, time_limit_seconds=60).index
+        readers = {record.path.name: record.reader for record in index.records}
+        assert readers == {"plain.mp4": expected, "cut.mp4": "pyav"}  # an edit list

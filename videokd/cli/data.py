@@ -23,6 +23,14 @@ class CodecName(StrEnum):
     H264 = "h264"
 
 
+class ReaderName(StrEnum):
+    """Readers of video files; folders of frames have their own."""
+
+    DECORD = "decord"
+    PYAV = "pyav"
+    TORCHCODEC = "torchcodec"
+
+
 class Preset(StrEnum):
     """Sizes of the embedded data set."""
 
@@ -107,6 +115,10 @@ def index_command(
     keep_damaged: Annotated[
         bool, typer.Option("--keep-damaged", help="Keep the intact start of damaged videos.")
     ] = False,
+    reader: Annotated[
+        ReaderName | None,
+        typer.Option(help="Taken wherever it is exact; default: the faster of decord and pyav."),
+    ] = None,
     allow_absent: Annotated[
         bool, typer.Option("--allow-absent", help="List videos that are not there, and go on.")
     ] = False,
@@ -142,6 +154,7 @@ def index_command(
         multi_label=multi_label,
         frames_fps=frames_fps,
         keep_damaged=keep_damaged,
+        reader=reader.value if reader is not None else None,
         allow_absent=allow_absent,
         group_pattern=group_pattern,
         ratio=_ratio(ratio) if ratio is not None else None,

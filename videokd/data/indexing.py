@@ -89,6 +89,8 @@ class IndexRequest:
     """The videos are folders of pictures, so many a second."""
     keep_damaged: bool = False
     """Keep a damaged video as the intact frames at its start, with a note; else it is left out."""
+    reader: str | None = None
+    """Taken wherever it is exact, else PyAV; by default the faster of decord and PyAV."""
     allow_absent: bool = False
     """List annotated videos that are not there, and go on; Kinetics always does."""
     group_pattern: str | None = None
@@ -155,6 +157,7 @@ def index_videos(
         time_limit_seconds=time_limit_seconds,
         frames_fps=request.frames_fps,
         keep_damaged=request.keep_damaged,
+        readers=None if request.reader is None else (request.reader, "pyav"),
         on_progress=_two(on_progress, ""),
     )
     _write_absent(out_csv.with_suffix(".absent.csv"), found.absent)

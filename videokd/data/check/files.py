@@ -88,7 +88,7 @@ def inspect_content(path: Path, *, known: Mapping[Path, tuple[str, float]]) -> I
         known: video -> reader and frames per second as the index says them.
     """
     reader, fps = known[path]
-    readers = DEFAULT_READERS if reader == FRAMES else (reader,)
+    readers = None if reader == FRAMES else (reader,)
     latest: Scanned | None = None
     # What was indexed as damaged is to be found as it was.
     for latest in inspect_video(path, frames_fps=fps, keep_damaged=True, readers=readers):

@@ -41,6 +41,7 @@ def build_index(
     time_limit_seconds: float = 120.0,
     frames_fps: float | None = None,
     keep_damaged: bool = False,
+    readers: Sequence[str] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Index, list[ScanFailure]]:
     """Scan the videos and write their index; what cannot be read is listed and left out.
@@ -54,6 +55,7 @@ def build_index(
         time_limit_seconds: how long one file may take.
         frames_fps: frame rate of the folders of frames, which have none of their own.
         keep_damaged: keep the intact start of a damaged file, with a note; without, it fails.
+        readers: the first that is exact for a file; by default the fastest exact one.
         on_progress: called with (files done, files in all).
 
     Raises:
@@ -76,6 +78,7 @@ def build_index(
         time_limit_seconds=time_limit_seconds,
         frames_fps=frames_fps,
         keep_damaged=keep_damaged,
+        readers=readers,
         on_progress=on_progress,
     )
     failures = [result for result in found if isinstance(result, ScanFailure)]

@@ -2,7 +2,19 @@
 each in a process of its own (`processes`).
 """
 
-from videokd.data.scan.inspection import ScanFailure, Scanned, ScanResult, inspect_video
+from videokd.data.scan.inspection import (
+    ScanFailure,
+    Scanned,
+    ScanResult,
+    inspect_video,
+)
 from videokd.data.scan.processes import scan, scan_video
 
-__all__ = ["ScanFailure", "ScanResult", "Scanned", "inspect_video", "scan", "scan_video"]
+__all__ = [
+    "ScanFailure",
+    "ScanResult",
+    "Scanned",
+    "inspect_video",
+    "scan",
+    "scan_video",
+]

@@ -111,7 +111,7 @@ def inspect_video(
     *,
     frames_fps: float | None = None,
     keep_damaged: bool = False,
-    readers: Sequence[str] = DEFAULT_READERS,
+    readers: Sequence[str] | None = None,
 ) -> Iterator[Scanned]:
     """Decode a video whole with PyAV, then see which reader gives the same; a report after each.
 
@@ -122,7 +122,8 @@ def inspect_video(
         frames_fps: frame rate of folders of frames.
         keep_damaged: give the intact frames at the start of a damaged file, with a note, instead
             of a failure.
-        readers: readers of files to choose from; the fastest exact one is chosen.
+        readers: the first of these that is exact is chosen; by default the fastest exact one of
+            `DEFAULT_READERS`.
     """
     try:
         if path.is_dir():
@@ -140,7 +141,7 @@ def inspect_video(
     except (OSError, ValueError, RuntimeError) as error:
         yield ScanFailure(path, " ".join(str(error).split()) or type(error).__name__)
         return
-    if "pyav" in readers:
+    if readers is None or "pyav" in readers:
         yield result
     yield _with_reader(result, decoded, readers)
 
@@ -238,10 +239,10 @@ def _mean_fps(path: Path, decoded: Decoded) -> float:
     return measured
 
 
-def _with_reader(result: ScanResult, decoded: Decoded, readers: Sequence[str]) -> Scanned:
-    """The result with the first exact reader, and with what is wrong with faster ones."""
+def _with_reader(result: ScanResult, decoded: Decoded, readers: Sequence[str] | None) -> Scanned:
+    """The result with the first exact reader, and with what is wrong with those before it."""
     faults: list[str] = []
-    for name in _in_order(result, decoded, readers):
+    for name in _fastest_first(result, decoded) if readers is None else readers:
         fault = _fault_of(name, result, decoded)
         if not fault:
             notes = [result.note] if result.note else []
@@ -251,11 +252,11 @@ def _with_reader(result: ScanResult, decoded: Decoded, readers: Sequence[str]) -
     return ScanFailure(result.path, f"no reader is exact: {'; '.join(faults)}")
 
 
-def _in_order(result: ScanResult, decoded: Decoded, readers: Sequence[str]) -> list[str]:
+def _fastest_first(result: ScanResult, decoded: Decoded) -> list[str]:
     with PyAVReader(result.path, num_frames=result.num_frames) as reader:
         jumps = reader.jumps
     order = FASTEST_FIRST.get(decoded.codec, OTHERWISE_FIRST) if jumps else OTHERWISE_FIRST
-    return [name for name in order if name in readers]
+    return [name for name in order if name in DEFAULT_READERS]
 
 
 def _fault_of(name: str, result: ScanResult, decoded: Decoded) -> str:

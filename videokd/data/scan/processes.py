@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from videokd.data.scan.inspection import (
-    DEFAULT_READERS,
     ScanFailure,
     Scanned,
     ScanResult,
@@ -43,7 +42,7 @@ def scan_video(
     time_limit_seconds: float = 120.0,
     frames_fps: float | None = None,
     keep_damaged: bool = False,
-    readers: Sequence[str] = DEFAULT_READERS,
+    readers: Sequence[str] | None = None,
 ) -> ScanResult:
     """Scan one video in a process of its own; see `scan`.
 
@@ -72,7 +71,7 @@ def scan(
     on_found: Callable[[Scanned], None] | None = None,
     frames_fps: float | None = None,
     keep_damaged: bool = False,
-    readers: Sequence[str] = DEFAULT_READERS,
+    readers: Sequence[str] | None = None,
 ) -> list[Scanned]:
     """Scan videos in `num_processes` processes; the results are in the order of `paths`.
 
@@ -90,7 +89,7 @@ def scan(
         frames_fps: frame rate of the folders of frames, which have none of their own.
         keep_damaged: keep a damaged file as the intact frames at its start, with a note; without,
             whatever FFmpeg can see as corrupt fails.
-        readers: the readers of files to choose from; see `inspect_video`.
+        readers: in the order of preference; see `inspect_video`.
 
     Processes are spawned: a script that calls this needs the usual `if __name__ == "__main__":`.
 
@@ -104,9 +103,10 @@ def scan(
             "num_processes must be at least 1 and time_limit_seconds above 0, not "
             f"{num_processes} and {time_limit_seconds}"
         )
-    check_readers(readers)
+    if readers is not None:
+        check_readers(readers)
     inspect = inspect or partial(
-        inspect_video, frames_fps=frames_fps, keep_damaged=keep_damaged, readers=tuple(readers)
+        inspect_video, frames_fps=frames_fps, keep_damaged=keep_damaged, readers=readers
     )
     job = _Job(list(paths), inspect, time_limit_seconds, on_progress, on_found)
     count = min(num_processes, len(job.paths))
