@@ -8,8 +8,9 @@ import pytest
 import torch
 from tiny_recipes import as_config, recipe, student_recipe, teacher_recipe
 
+from videokd.data.augment.device import augmented_clips, mixed_targets
 from videokd.data.index import Index
-from videokd.recipe import create_fabric
+from videokd.recipe import build, create_fabric
 from videokd.runs import benchmark, evaluate, train
 from videokd.tracking import read_metrics
 
@@ -55,3 +56,26 @@ def test_the_first_loss_is_the_cpus(tiny_index: Index, tmp_path: Path) -> None:
         train(as_config(settings), device=device, quiet=True)  # type: ignore[arg-type]
         first.append(read_metrics(tmp_path / device / "metrics.jsonl")[0]["loss"])
     assert first[1] == pytest.approx(first[0], rel=1e-3)
+
+
+def test_augmentation_is_the_cpus_and_does_not_wait(tiny_index: Index, tmp_path: Path) -> None:
+    settings = recipe(tiny_index, tmp_path / "run")
+    settings["data"]["num_workers"] = 1  # with pinned memory
+    settings["data"]["augment"] |= {
+        "colour": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1},
+        "rand_augment": {"num_ops": 2, "magnitude": 9},
+        "erase": {"probability": 0.5, "mode": "noise"},
+        "mix": {"mixup_alpha": 0.8, "cutmix_alpha": 1.0},
+    }
+    batch = next(build(as_config(settings), create_fabric("cuda")).loader.batches(0, 1))
+    on_gpu = batch.to("cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        clips = augmented_clips(on_gpu, "student")
+        targets, _ = mixed_targets(on_gpu)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    # Equalising and posterising round: a pixel at an edge may fall to the other side.
+    difference = (clips.cpu() - augmented_clips(batch, "student")).abs()
+    assert float((difference > 1e-3).float().mean()) < 0.01
+    torch.testing.assert_close(targets.cpu(), mixed_targets(batch)[0])
