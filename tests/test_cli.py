@@ -211,6 +211,11 @@ def test_unknown_key(tiny_index: Index, tmp_path: Path, capsys: pytest.CaptureFi
             2,
             ("'('", "no regular expression"),
         ),
+        (
+            ("data", "index", "x", "--out", "y", "--format", "kinetic"),
+            2,
+            ("'--format': 'kinetic' is not one of 'folder',", "data index --help"),
+        ),
         (("trian", "x.yaml"), 2, ("No such command 'trian'", "'train'", "--help")),
         (("eval", "{run}", "--num-clip", "2"), 2, ("--num-clip", "--num-clips", "eval --help")),
         (("eval",), 2, ("Missing argument",)),

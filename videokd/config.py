@@ -7,8 +7,6 @@ together. YAML here is plain data: no tags, no interpolation, no code.
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import UnionType
@@ -122,12 +120,6 @@ def dump_yaml(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def config_digest(config: Config) -> str:
-    """Twelve hex digits that change when any setting does."""
-    text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
 def did_you_mean(name: str, known: Sequence[str]) -> str:
     """A clause for an error: the nearest known name, or all of them when none is near."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
@@ -203,8 +195,9 @@ def _explain(error: ValidationError, config_type: type[Config], data: Any, sourc
         text = f"{path}.{key}: {given}" + (f"; allowed: {tags}" if tags else "")
     else:
         message = fault["msg"].removeprefix("Value error, ")
-        shown = repr(fault.get("input"))
-        given = f" (given {shown})" if len(shown) <= 80 and not isinstance(data, type) else ""
+        value, shown = fault.get("input"), repr(fault.get("input"))
+        # A check of several settings says itself which it means.
+        given = f" (given {shown})" if len(shown) <= 80 and not isinstance(value, dict) else ""
         text = f"{path}: {message}{given}" if path else f"{message}{given}"
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     return f"{source}: {text}{more}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +21,10 @@ def written_beside(path: Path) -> Iterator[Path]:
     try:
         yield part
         part.replace(path)
+    except OSError as error:
+        if error.filename is None:  # the error of a full disk names no file
+            error.filename = str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)
 
@@ -58,3 +64,23 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8; a reader sees the old file or the new, never half."""
     with written_beside(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Write a header and rows as CSV in UTF-8, as whole as `write_text` does."""
+    text = io.StringIO(newline="")
+    plain = csv.writer(text, lineterminator="\n")
+    # The csv module of Python 3.11 and 3.12 leaves a carriage return bare, and it ends the row.
+    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    for row in (columns, *rows):
+        has_return = any("\r" in str(value) for value in row)
+        (quoted if has_return else plain).writerow(row)
+    write_text(path, text.getvalue())
+
+
+def write_listing(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A CSV that is there only if it has rows: one of an earlier run does not stay."""
+    if rows:
+        write_csv(path, columns, rows)
+    else:
+        path.unlink(missing_ok=True)

@@ -41,9 +41,10 @@ def records(video_folder: Path) -> tuple[VideoRecord, ...]:
     found = []
     for i in range(10):
         name = "left" if i < 5 else "right"
+        path = video_folder / name / f"p{i % 5}_clip {i}.mp4"
         found.append(
             VideoRecord(
-                path=video_folder / name / f"p{i % 5}_clip {i}.mp4",
+                path=path,
                 labels=(int(i >= 5),),
                 num_frames=20 + i,
                 fps=25.0,
@@ -52,7 +53,7 @@ def records(video_folder: Path) -> tuple[VideoRecord, ...]:
                 reader="decord" if i % 2 else "pyav",
                 group=f"p{i % 5}",
                 split="train" if i % 5 < 3 else "val" if i % 5 == 3 else "test",
-                bytes=1,
+                bytes=path.stat().st_size,
                 digest="0" * 16,
             )
         )

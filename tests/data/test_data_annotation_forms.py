@@ -144,6 +144,8 @@ def test_bad_ucf101(videos: Path, files: Path, name: str, text: str, why: str) -
 
 
 def test_ucf101_needs_both_lists_of_a_fold(videos: Path, files: Path) -> None:
+    with pytest.raises(UserError, match=r"no classInd\.txt in it; give the folder of UCF101"):
+        read_ucf101(videos, files)
     write(files, classInd__txt="1 Archery\n")
     with pytest.raises(UserError, match=r"no trainlist01\.txt in it; give the folder"):
         read_ucf101(videos, files)

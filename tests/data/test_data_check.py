@@ -341,6 +341,19 @@ def test_what_was_indexed_as_damaged_is_said_and_is_no_error(tmp_path: Path) -> 
     assert report.is_ok
 
 
+def test_a_file_that_was_damaged_after_its_scan_was_not_indexed_as_damaged(tmp_path: Path) -> None:
+    video = write_numbered(
+        tmp_path / "v.mp4", 60, gop=20, container_options={"movflags": "faststart"}
+    )
+    index_scanned(tmp_path / "x.csv", [video], {}, {})
+    content = video.read_bytes()
+    video.write_bytes(content[:-1500] + bytes(1500))
+    report = check_index(tmp_path / "x.csv")
+    found = [(f.kind, f.message) for f in report.findings if f.paths]
+    assert [kind for kind, _ in found] == ["unreadable", "changed"]
+    assert "of 60 frames decode, then: " in found[0][1]
+
+
 def test_a_folder_of_frames_is_checked_too(tmp_path: Path) -> None:
     folder = tmp_path / "clip"
     folder.mkdir()

@@ -244,8 +244,22 @@ def test_a_file_that_changed_since_the_scan_is_unreadable(index: Index, tmp_path
     for path, why in ((longer, "shows 40 frames, the index says 21"), (other_size, "128x192 px")):
         batch = next(train_loader(index, batch_size=6).batches(0, 1))
         draw = next(d for d in batch.draws if d.video_id == 1)
+        changed = replace(record, path=path, reader="decord", bytes=path.stat().st_size)
         with pytest.raises(UnreadableVideo, match=why):
-            replay(replace(record, path=path, reader="decord"), draw, {"student": STUDENT})
+            replay(changed, draw, {"student": STUDENT})
+
+
+@pytest.mark.parametrize("reader", ["decord", "pyav"])
+def test_a_file_of_another_size_is_another_video(index: Index, tmp_path: Path, reader: str) -> None:
+    other = write_numbered(tmp_path / "other.mp4", 21, first=100)
+    record = replace(index.records[1], path=other, reader=reader)
+    batch = next(train_loader(index, batch_size=6).batches(0, 1))
+    draw = next(d for d in batch.draws if d.video_id == 1)
+    size, there = index.records[1].bytes, other.stat().st_size
+    with pytest.raises(UnreadableVideo, match=f"has {there} bytes, the index says {size}; index"):
+        replay(record, draw, {"student": STUDENT})
+    pixels, _ = replay(replace(record, bytes=0), draw, {"student": STUDENT})  # never scanned
+    assert pixels["student"].shape[1] == len(draw.frame_ids["student"][0])
 
 
 def test_evaluation_sees_every_video_once(index: Index) -> None:

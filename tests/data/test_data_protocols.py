@@ -5,7 +5,8 @@ mmaction2 4d6c9347 (`SampleFrames`, `UniformSample`, `DenseSampleFrames`), TSM 1
 (`TSNDataSet._get_test_indices`, its 1-based names taken as 0-based), PySlowFast 287ec007
 (`decoder.decode` over a video reader that returns the numbers of the frames presented between two
 time stamps, both included, at a constant rate in ticks of 1/90000 s; `ssv2.get_seq_frames`) and
-PyTorchVideo 0.1.5 (`ConstantClipsPerVideoSampler`, `secs_to_pts`, `uniform_temporal_subsample`).
+PyTorchVideo 0.1.5 (`ConstantClipsPerVideoSampler`, `secs_to_pts`, `uniform_temporal_subsample`)
+and, for `pytorchvideo_main`, its main branch at f3142bb.
 `SWEEPS` are digests over hundreds of lengths and frame rates each.
 """
 
@@ -165,6 +166,21 @@ GOLDEN: list[tuple[str, Sampling, int, float, list[list[int]]]] = [
      [[0, 12, 24, 37], [4, 16, 28, 41], [8, 20, 32, 44], [12, 24, 36, 48], [15, 27, 39, 52],
       [19, 31, 43, 56], [23, 35, 47, 59], [27, 39, 51, 63], [30, 42, 54, 67], [34, 46, 58,
       71]]),
+    ("pytorchvideo_main_10x3", Dense(num_frames=4, stride=8), 100, 30.0,
+     [[0, 10, 20, 31], [8, 18, 28, 39], [16, 26, 36, 47], [23, 33, 43, 54], [31, 41, 51, 62],
+      [38, 48, 58, 69], [46, 56, 66, 77], [53, 63, 73, 84], [61, 71, 81, 92], [69, 79, 89,
+      99]]),
+    ("pytorchvideo_main_10x3", Dense(num_frames=4, stride=8), 150, NTSC,
+     [[0, 10, 20, 31], [14, 24, 34, 45], [27, 37, 47, 58], [40, 50, 60, 71], [53, 63, 73,
+      84], [66, 76, 86, 97], [79, 89, 99, 110], [92, 102, 112, 123], [105, 115, 125, 136],
+      [119, 129, 139, 149]]),
+    ("pytorchvideo_main_10x3", Dense(num_frames=4, stride=8), 20, 30.0,
+     [[0, 6, 12, 19], [0, 6, 12, 19], [0, 6, 12, 19], [0, 6, 12, 19], [0, 6, 12, 19], [0, 6,
+      12, 19], [0, 6, 12, 19], [0, 6, 12, 19], [0, 6, 12, 19], [0, 6, 12, 19]]),
+    ("pytorchvideo_main_10x3", Seconds(num_frames=4, span_seconds=1.5), 75, 25.0,
+     [[0, 12, 24, 37], [5, 17, 29, 41], [9, 21, 33, 45], [13, 25, 37, 49], [17, 29, 41, 54],
+      [21, 33, 45, 58], [25, 37, 49, 62], [30, 42, 54, 66], [34, 46, 58, 70], [38, 50, 62,
+      74]]),
     ("tsm_uniform_1x1", Segment(num_segments=8), 47, 30.0,
      [[2, 8, 14, 20, 26, 32, 38, 44]]),
     ("tsm_twice_2x3", Segment(num_segments=8), 61, 30.0,
@@ -199,6 +215,7 @@ SWEEPS = {
     "pyslowfast_offset_5x3": "26542b5a8ae55709",
     "pyslowfast_ssv2_1x3": "57b2b58647c3df5e",
     "pytorchvideo_10x3": "e60bbc4270b0fee1",
+    "pytorchvideo_main_10x3": "738866e792a8a614",
     "tsm_uniform_1x1": "cbf67fa9d55459b9",
     "tsm_twice_2x3": "627a5bdd5e9d56e6",
     "tsm_dense_10x3": "f7455ff73e60f2e5",
@@ -392,7 +409,7 @@ def test_a_protocol_for_another_sampling_is_refused_with_those_that_fit() -> Non
     assert fitting == [name for name, views in PROTOCOLS.items() if "segment" in views.kinds]
     with pytest.raises(ConfigError, match=r"with stride 64 // num_frames, the network .* stride 4"):
         PROTOCOLS["tsm_dense_10x3"].check(Dense(num_frames=8, stride=4))
-    with pytest.raises(ConfigError, match=r"protocols for it: pytorchvideo_10x3$"):
+    with pytest.raises(ConfigError, match=r"for it: pytorchvideo_10x3, pytorchvideo_main_10x3$"):
         PROTOCOLS["pyslowfast_10x3"].check(Seconds(num_frames=8, span_seconds=2))
     with pytest.raises(ValueError, match="must be above 0, not 0 and 25"):
         own_views().frame_ids(Segment(num_segments=8), num_frames=0, fps=25.0)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -296,3 +298,40 @@ def test_runs_hold_each_wanted_frame_once_from_its_key_frame(
     }
     assert covered >= last_keys
     assert min(covered) == min(last_keys)
+
+
+def write_spliced(path: Path, num_first: int, num_second: int) -> Path:
+    """H.264 in a container without presentation times: no B-frames at first, then some."""
+    parts = [
+        write_numbered(path.with_name("1.h264"), num_first),
+        write_numbered(
+            path.with_name("2.h264"),
+            num_second,
+            first=num_first,
+            max_b_frames=3,
+            options={"x264-params": "b-adapt=0"},
+        ),
+    ]
+    joined = path.with_name("joined.h264")
+    joined.write_bytes(b"".join(part.read_bytes() for part in parts))
+    with av.open(str(joined)) as source, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        for position, packet in enumerate(packets):
+            packet.stream, packet.time_base = stream, Fraction(1, 25)
+            packet.pts = packet.dts = position
+            target.mux(packet)
+    return path
+
+
+def test_a_stream_that_goes_over_to_b_frames_is_not_read_by_the_order_of_packets(
+    tmp_path: Path,
+) -> None:
+    path = write_spliced(tmp_path / "spliced.avi", 48, 12)
+    with PyAVReader(path, num_frames=60) as reader:
+        assert reader.jumps  # nothing at its start says what comes
+        assert numbers_of(reader.read(np.arange(24, 36))) == list(range(24, 36))
+        assert reader.jumps
+    for i in range(60):
+        with PyAVReader(path, num_frames=60) as reader:
+            assert numbers_of(reader.read(np.array([i]))) == [i]

@@ -11,7 +11,6 @@ from videokd.data.annotations import Annotation
 from videokd.data.annotations.splits import (
     group_by_pattern,
     split_by_group,
-    split_by_lists,
     split_by_ratio,
 )
 from videokd.errors import UserError
@@ -102,20 +101,3 @@ def test_by_group() -> None:
         split_by_group(given_videos, {"train": ["g9"]})
     with pytest.raises(UserError, match=r"a_2\.mp4: its group 'g2' is in no split"):
         split_by_group(given_videos, {"train": ["g0", "g1"]})
-
-
-def test_by_lists(tmp_path: Path) -> None:
-    given_videos = [Annotation(tmp_path / f"a {i}.mp4", ("a",)) for i in range(4)]
-    train, test = tmp_path / "train.txt", tmp_path / "test.txt"
-    train.write_text("a 0.mp4 3\na 2.mp4\n")
-    test.write_text("\na 1.mp4\n")
-    found = split_by_lists(given_videos, {"train": train, "test": test}, root=tmp_path)
-    assert [a.split for a in found] == ["train", "test", "train", ""]
-    test.write_text("\na 1.mp4\na 0.mp4\n")
-    with pytest.raises(UserError, match=r"test\.txt:3: .*a 0\.mp4 is in two splits, train and"):
-        split_by_lists(given_videos, {"train": train, "test": test}, root=tmp_path)
-    test.write_text("b.mp4 0\n")
-    with pytest.raises(UserError, match=r"test\.txt:1: 'b\.mp4 0' is none of the videos"):
-        split_by_lists(given_videos, {"test": test}, root=tmp_path)
-    with pytest.raises(UserError, match=r"none\.txt: not readable as a list"):
-        split_by_lists(given_videos, {"test": tmp_path / "none.txt"}, root=tmp_path)

@@ -184,6 +184,26 @@ def test_workers_that_are_killed_are_replaced(index: Index) -> None:
     assert all(same(a, b) for a, b in zip(survived, alone, strict=True))
 
 
+def test_who_is_killed_by_chance_at_a_file_that_was_read_since_is_not_the_files_doing(
+    broken, index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the first epoch and in the fourth: a memory that is short now and then is nobody's."""
+    alone = list(train_loader(index, settings(0)).batches(0, 18))
+    mended = broken(lambda: None)
+    open_badly, open_well = READERS["bad"], READERS[index.records[BAD].reader]
+
+    def open_it(*arguments, **options):
+        open_badly(*arguments, **options)
+        if num_opened(tmp_path) in (1, 5):
+            kill()
+        return open_well(*arguments, **options)
+
+    monkeypatch.setitem(READERS, "bad", open_it)
+    survived = list(train_loader(mended, settings(1)).batches(0, 18))
+    assert num_opened(tmp_path) == 8
+    assert all(same(a, b) for a, b in zip(survived, alone, strict=True))
+
+
 def test_workers_that_are_killed_twice_at_a_batch_are_a_plain_error(
     index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:

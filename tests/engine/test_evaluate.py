@@ -144,7 +144,7 @@ def test_an_accuracy_of_other_clips_is_not_put_beside_a_benchmark() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"protocol": "pyslowfast_10x4"}, "did you mean 'pyslowfast_10x3'"),
+        ({"protocol": "pyslowfast_10x4"}, r"did you mean 'pyslowfast_10x3'\?$"),
         ({"protocol": "pyslowfast_10x3", "num_clips": 4}, "10 clips x 3 crops of its own"),
         ({"protocol": "pyslowfast_10x3", "num_crops": 5}, "give one of the two"),
         ({"num_crops": 4}, "num_crops"),

@@ -140,6 +140,15 @@ def test_a_recipe_without_folds_is_refused(
     assert not (tmp_path / "control").exists()
 
 
+def test_a_fold_that_the_index_lacks_is_told_before_any_is_trained(
+    fold_index: Path, tmp_path: Path
+) -> None:
+    path = written(tmp_path / "r.yaml", template(fold_index, tmp_path / "control"))
+    with pytest.raises(UserError, match=r"no video is in split 'train3'; videos by split: test1"):
+        run_folds(path, folds=("1", "2", "3"), device="cpu")
+    assert not (tmp_path / "control").exists()
+
+
 def test_folds_are_named_once_and_have_folders_of_their_own(
     tiny_index: Index, tmp_path: Path
 ) -> None:

@@ -103,7 +103,8 @@ def _tell_usage(error: Any) -> int:
     else:
         command = error.ctx.command_path if error.ctx is not None else "videokd"
         help_hint = f"see `{command} --help`"
-        print(f"videokd: {_one_line(error.format_message())} ({help_hint})", file=sys.stderr)
+        message = _one_line(error.format_message()).replace(": Value error, ", ": ")
+        print(f"videokd: {message} ({help_hint})", file=sys.stderr)
     return int(error.exit_code)
 
 

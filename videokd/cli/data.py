@@ -8,11 +8,21 @@ from typing import Annotated
 
 import typer
 
-from videokd.cli.options import DeviceName, DeviceOption, JsonFlag, QuietFlag, print_json
+from videokd.cli.options import (
+    DeviceName,
+    DeviceOption,
+    JsonFlag,
+    NumProcesses,
+    QuietFlag,
+    TimeLimitSeconds,
+    print_json,
+)
 from videokd.cli.show import show_command
 from videokd.errors import ConfigError
 
-data_app = typer.Typer(help="Make and index data sets.", no_args_is_help=True)
+data_app = typer.Typer(
+    help="Make, index, check and prepare data sets, and look at them.", no_args_is_help=True
+)
 data_app.command("show")(show_command)
 
 
@@ -136,8 +146,8 @@ def index_command(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of --ratio.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace an index that is there.")] = False,
-    num_processes: Annotated[int, typer.Option(min=1)] = 2,
-    time_limit_seconds: Annotated[float, typer.Option(min=1, help="For one file.")] = 120.0,
+    num_processes: NumProcesses = 2,
+    time_limit_seconds: TimeLimitSeconds = 120.0,
 ) -> None:
     """Decode every video once, in a process of its own, and write the index CSV."""
     from videokd.data.indexing import IndexRequest, index_videos
@@ -194,8 +204,8 @@ def check_command(
         bool, typer.Option("--quick", help="Compare size and digest; decode nothing.")
     ] = False,
     as_json: JsonFlag = False,
-    num_processes: Annotated[int, typer.Option(min=1)] = 2,
-    time_limit_seconds: Annotated[float, typer.Option(min=1, help="For one file.")] = 120.0,
+    num_processes: NumProcesses = 2,
+    time_limit_seconds: TimeLimitSeconds = 120.0,
 ) -> None:
     """Look for damaged, changed and double files, and for leaks between the sides of a split.
 
@@ -234,8 +244,8 @@ def prepare_command(
         int, typer.Option(min=1, help="Less is better. mpeg4: quantiser to 31; h264: CRF to 51.")
     ] = 4,
     as_json: JsonFlag = False,
-    num_processes: Annotated[int, typer.Option(min=1)] = 2,
-    time_limit_seconds: Annotated[float, typer.Option(min=1, help="For one file.")] = 120.0,
+    num_processes: NumProcesses = 2,
+    time_limit_seconds: TimeLimitSeconds = 120.0,
 ) -> None:
     """Encode every video anew for training speed, verify it, and index the new files.
 
@@ -335,6 +345,8 @@ def _pair(text: str, option: str) -> tuple[str, Path]:
     name, equals, path = text.partition("=")
     if not equals or not name or not path:
         raise ConfigError(f"{option} {text!r} is not of the form SPLIT=FILE, as train=list.txt")
+    if ";" in name:
+        raise ConfigError(f"{option} {text!r}: the name of a split has no ';'; give each a list")
     return name, Path(path)
 
 
@@ -349,4 +361,6 @@ def _ratio(text: str) -> tuple[float, float, float]:
 def _worker_count(text: str) -> int:
     if not text.strip().isdecimal():
         raise ConfigError(f"--workers: {text!r} is not a whole number; say for example 0,1,2")
+    if len(text.strip()) > 3:
+        raise ConfigError(f"--workers: {text.strip()} are more processes than 999; take fewer")
     return int(text)

@@ -5,8 +5,6 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,11 +30,11 @@ from videokd.data.annotations import (
     read_ucf101,
 )
 from videokd.data.annotations.splits import group_by_pattern, split_by_group, split_by_ratio
-from videokd.data.index import Index, build_index, read_index
+from videokd.data.index import Index, build_index, classes_path, read_index
 from videokd.data.scan import ScanFailure
 from videokd.data.synthetic import CLASS_NAMES, PRESETS, SyntheticConfig, write_dataset
 from videokd.errors import ConfigError, UserError
-from videokd.files import check_place, write_text
+from videokd.files import check_place, write_listing
 from videokd.types import ClassNames
 
 Progress = Callable[[int, int, str], None]
@@ -147,6 +145,7 @@ def index_videos(
     if out_csv.exists() and not replace_existing:
         raise UserError(f"{out_csv}: is there already; remove it, or say --force to replace it")
     check_place(out_csv, is_folder=False)
+    _refuse_own_sources(request, out_csv)
     found = read_annotations(request)
     _refuse_folders_without_rate(found.videos, request)
     index, failures = build_index(
@@ -160,7 +159,11 @@ def index_videos(
         readers=None if request.reader is None else (request.reader, "pyav"),
         on_progress=_two(on_progress, ""),
     )
-    _write_absent(out_csv.with_suffix(".absent.csv"), found.absent)
+    write_listing(
+        out_csv.with_suffix(".absent.csv"),
+        ("annotation", "video", "label", "split", "reason"),
+        [(a.where, a.video, ";".join(a.label_names), a.split, a.reason) for a in found.absent],
+    )
     return Indexed(index, failures, found.absent, _miscounted(found.videos, index))
 
 
@@ -352,19 +355,6 @@ def _miscounted(videos: Sequence[Annotation], index: Index) -> list[Miscounted]:
     ]
 
 
-def _write_absent(path: Path, absent: Sequence[Absent]) -> None:
-    if not absent:
-        path.unlink(missing_ok=True)  # of an earlier build
-        return
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("annotation", "video", "label", "split", "reason"))
-    for row in absent:
-        labels = ";".join(row.label_names)
-        writer.writerow((row.where, row.video, labels, row.split, row.reason))
-    write_text(path, text.getvalue())
-
-
 def _move_groups(annotations: list[Annotation], request: IndexRequest) -> list[Annotation]:
     """Whole groups to validation and test; the rest keeps its split, or trains if it has none."""
     named = {"val": request.val_groups, "test": request.test_groups}
@@ -382,6 +372,25 @@ def _move_groups(annotations: list[Annotation], request: IndexRequest) -> list[A
 
 def _not_a_video(_path: Path, _why: str) -> None:
     pass
+
+
+def _refuse_own_sources(request: IndexRequest, out_csv: Path) -> None:
+    """Nothing that is read is written over, nor do two indexes share their class names."""
+    if out_csv.suffix.lower() != ".csv":
+        raise ConfigError(f"--out {out_csv}: an index is a CSV; give it a name that ends in .csv")
+    given = [request.source, request.annotations, *request.lists.values()]
+    if out_csv.resolve() in {path.resolve() for path in given if path is not None}:
+        raise UserError(f"{out_csv}: is what the index is made of; choose another file for --out")
+    classes = request.classes
+    if (
+        classes is not None
+        and classes.resolve() == classes_path(out_csv).resolve()
+        and read_class_file(classes).first_index
+    ):
+        raise UserError(
+            f"{classes}: the class names of {out_csv} are written there, counted from 0; choose "
+            "another file for --out"
+        )
 
 
 def _two(on_progress: Progress | None, note: str) -> Callable[[int, int], None] | None:

@@ -29,8 +29,6 @@ ROLES = ("teacher", "control", "student", "no_temporal")
 QUICK = ("train.epochs=1", "train.optim.warmup_epochs=0", "train.batch_size=8")
 """Laid over every recipe by `--quick`: all steps are walked, and accuracies mean nothing."""
 
-_PROMISED_MINUTES = 10
-
 
 @dataclass(frozen=True)
 class DemoOutcome:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from videokd.config import parse_config, read_yaml
+from videokd.data.index import read_index
 from videokd.errors import ConfigError, UserError
 from videokd.files import check_place, read_text, write_text
 from videokd.recipe import Device, RunConfig
@@ -76,13 +77,15 @@ def run_folds(
 
     Raises:
         ConfigError: a recipe that is not one for folds; before anything is trained.
-        UserError: as for `train` and `evaluate`, or a `folds.json` of another recipe.
+        UserError: as for `train` and `evaluate`, a fold that is not in the index, or a `folds.json`
+            of another recipe.
     """
     template = read_yaml(recipe, overrides)
     configs = fold_configs(template, folds, source=str(recipe))
     path = folds_path([config.output_dir for config in configs.values()])
     check_place(path, is_folder=False)
     _refuse_others(path, str(template["output_dir"]))
+    _check_splits(configs.values())
     found = [
         _run_fold(fold, config, device=device, quiet=quiet) for fold, config in configs.items()
     ]
@@ -156,6 +159,16 @@ _EXAMPLES = {
     "data.train_split": "train{fold}",
     "data.test_split": "test{fold}",
 }
+
+
+def _check_splits(configs: Iterable[RunConfig]) -> None:
+    """Each fold is in its index, before the first is trained for hours."""
+    data = [config.data for config in configs]
+    indexes = {path: read_index(path) for path in {one.index for one in data}}
+    for one in data:
+        for split in (one.train_split, one.val_split, one.test_split):
+            if split is not None:
+                indexes[one.index].select(split)
 
 
 def _run_fold(fold: str, config: RunConfig, *, device: Device, quiet: bool) -> FoldResult:

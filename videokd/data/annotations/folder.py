@@ -130,15 +130,32 @@ def _videos_below(folder: Path, *, frames: bool, ignore: OnIgnored) -> list[Path
     if not frames:
         return sorted(
             path
-            for parent, _, names in os.walk(folder, followlinks=True)
+            for parent, names in _walk(folder)
             for name in sorted(names)
             if _is_video(path := Path(parent, name), ignore)
         )
     return sorted(
-        Path(parent)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        if any(_is_frame(name) for name in names)
+        Path(parent) for parent, names in _walk(folder) if any(_is_frame(name) for name in names)
     )
+
+
+def _walk(top: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each folder from `top` down and the files in it, without links that lead back up.
+
+    Followed, such a link shows the same videos again, under some forty longer paths each.
+    """
+    real = os.path.realpath(top)
+    places = {str(top): (real, frozenset({real, *map(str, Path(real).parents)}))}
+    for parent, folders, names in os.walk(top, followlinks=True):
+        real_parent, above = places.pop(parent)
+        for name in list(folders):
+            child, real = Path(parent, name), str(Path(real_parent, name))
+            real = os.path.realpath(real) if child.is_symlink() else real
+            if real in above:
+                folders.remove(name)
+            else:
+                places[str(child)] = (real, above | {real})
+        yield parent, names
 
 
 def _is_frame(name: str) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from videokd.config import did_you_mean
-from videokd.data.annotations import Annotation, absolute
+from videokd.data.annotations import Annotation
 from videokd.errors import ConfigError, UserError
 
 SPLITS = ("train", "val", "test")
@@ -103,45 +103,6 @@ def split_by_group(
                 f"{annotation.path}: its group {annotation.group!r} is in no split; name it in one"
             )
     return [replace(annotation, split=split_of[annotation.group]) for annotation in annotations]
-
-
-def split_by_lists(
-    annotations: Sequence[Annotation], lists: Mapping[str, Path], *, root: Path | str
-) -> list[Annotation]:
-    """Splits by list files, one a split, with `path` or `path label` lines relative to `root`.
-
-    Videos that stand in no list get no split.
-
-    Raises:
-        UserError: by file and line, for a path that is none of the videos or is in two splits.
-    """
-    known = {annotation.path for annotation in annotations}
-    split_of: dict[Path, str] = {}
-    for split, list_path in lists.items():
-        try:
-            text = Path(list_path).read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{list_path}: not readable as a list: {error}") from None
-        for number, line in enumerate(text.splitlines(), start=1):
-            if not line.strip():
-                continue
-            path = _known_path(line.strip(), Path(root), known)
-            if path is None:
-                raise UserError(f"{list_path}:{number}: {line.strip()!r} is none of the videos")
-            if split_of.setdefault(path, split) != split:
-                raise UserError(
-                    f"{list_path}:{number}: {path} is in two splits, {split_of[path]} and {split}"
-                )
-    return [replace(a, split=split_of.get(a.path, "")) for a in annotations]
-
-
-def _known_path(line: str, root: Path, known: set[Path]) -> Path | None:
-    """A line is a path, or a path and a label; the path may have spaces."""
-    for name in (line, line.rpartition(" ")[0].strip()):
-        path = absolute(root / name)
-        if name and path in known:
-            return path
-    return None
 
 
 def _deal_videos(

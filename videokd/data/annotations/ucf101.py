@@ -45,6 +45,8 @@ def read_ucf101(
             video that is not there, or one that is on both sides of a fold.
     """
     videos, lists = existing_folder(root), existing_folder(annotations)
+    if not (lists / "classInd.txt").is_file():
+        raise UserError(f"{lists}: no classInd.txt in it; give the folder of UCF101's lists")
     classes = read_class_file(lists / "classInd.txt")
     lines = [
         line

@@ -181,10 +181,12 @@ def _compare(record: VideoRecord, result: Scanned) -> list[Finding]:
         kind: Kind = "reader" if result.reason.startswith(_NOT_EXACT) else "unreadable"
         return [*changes, _finding(kind, record, result.reason.removeprefix(_NOT_EXACT))]
     changes = _changes(record, result.bytes, result.digest)
-    if all(finding.severity == "warning" for finding in changes):
+    has_changed = any(finding.severity == "error" for finding in changes)
+    if not has_changed:
         changes.extend(_disagreements(record, result))
     if result.note:
-        changes.append(_finding("incomplete", record, result.note))
+        # The index holds the intact start of the file that was scanned, not of this one.
+        changes.append(_finding("unreadable" if has_changed else "incomplete", record, result.note))
     return changes
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +11,7 @@ from videokd.data.index.reading import Index, classes_path
 from videokd.data.index.rows import COLUMNS, row_of
 from videokd.data.scan import ScanFailure, ScanResult, scan
 from videokd.errors import UserError
-from videokd.files import write_text
+from videokd.files import write_csv, write_listing, write_text
 from videokd.types import ClassNames, VideoRecord
 
 
@@ -28,8 +26,8 @@ def write_index(path: Path | str, records: Sequence[VideoRecord], classes: Class
         raise UserError(f"{target}: no videos to write")
     folder = absolute(target.parent)
     rows = [row_of(record, folder, classes) for record in records]
-    write_text(classes_path(target), "".join(f"{name}\n" for name in classes))
-    _write_csv(target, COLUMNS, rows)
+    write_text(classes_path(target), _class_lines(classes))
+    write_csv(target, COLUMNS, rows)
 
 
 def build_index(
@@ -72,6 +70,7 @@ def build_index(
         _check_text(annotation.path)
     names = default_classes(annotations) if classes is None else classes
     labels = [_label_indices(annotation, names) for annotation in annotations]
+    _class_lines(names)  # raises now, not after hours of scanning
     found = scan(
         [annotation.path for annotation in annotations],
         num_processes=num_processes,
@@ -87,7 +86,7 @@ def build_index(
         for result, annotation, label in zip(found, annotations, labels, strict=True)
         if isinstance(result, ScanResult)
     ]
-    _write_or_remove(
+    write_listing(
         target.with_suffix(".failed.csv"),
         ("path", "reason"),
         [(str(failure.path), failure.reason) for failure in failures],
@@ -98,7 +97,7 @@ def build_index(
             f"{failures[0].path}: {failures[0].reason}"
         )
     notes = [(str(r.path), r.note) for r in found if isinstance(r, ScanResult) and r.note]
-    _write_or_remove(target.with_suffix(".notes.csv"), ("path", "note"), notes)
+    write_listing(target.with_suffix(".notes.csv"), ("path", "note"), notes)
     write_index(target, records, names)
     return Index(target, names, tuple(records)), failures
 
@@ -108,6 +107,26 @@ def _label_indices(annotation: Annotation, classes: ClassNames) -> tuple[int, ..
         return tuple(classes.index_of(name) for name in annotation.label_names)
     except UserError as error:
         raise UserError(f"{annotation.path}: {error}") from None
+
+
+def _class_lines(classes: ClassNames) -> str:
+    """The file of class names, such that reading it gives the same ones.
+
+    Names that all begin with a number (`0 clap`) would be read as numbered ones; so they are
+    numbered once more (`0 0 clap`).
+
+    Raises:
+        UserError: a name that no line can hold.
+    """
+    for name in classes:
+        if name != name.strip() or len(name.splitlines()) != 1:
+            raise UserError(
+                f"class {name!r}: a name has no space at its ends and no line break; rename it"
+            )
+    words = [name.split(maxsplit=1) for name in classes]
+    has_numbers = all(len(pair) == 2 and pair[0].isdecimal() for pair in words)
+    lines = [f"{i} {name}" for i, name in enumerate(classes)] if has_numbers else classes
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _check_text(path: Path) -> None:
@@ -134,22 +153,3 @@ def _scanned_record(
         bytes=result.bytes,
         digest=result.digest,
     )
-
-
-def _write_or_remove(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A report of this build; one of an earlier build does not stay."""
-    if rows:
-        _write_csv(path, columns, rows)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    text = io.StringIO(newline="")
-    plain = csv.writer(text, lineterminator="\n")
-    # The csv module of Python 3.11 and 3.12 leaves a carriage return bare, and it ends the row.
-    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
-    for row in (columns, *rows):
-        has_return = any("\r" in str(value) for value in row)
-        (quoted if has_return else plain).writerow(row)
-    write_text(path, text.getvalue())

@@ -117,6 +117,7 @@ def replay_all(
     union = np.unique(np.concatenate([draw.frame_ids[n].ravel() for draw in draws for n in specs]))
     chosen = chosen_reader(record, reader)
     with open_video(record.path, chosen, num_frames=record.num_frames) as video:
+        _refuse_other_size(record)
         decoded = video.read(union)
     if decoded.shape[1:3] != (record.height, record.width):
         raise UnreadableVideo(
@@ -125,6 +126,20 @@ def replay_all(
             f"{record.height}x{record.width}; index it again",
         )
     return [_rendered(decoded, union, draw, specs, record.fps) for draw in draws]
+
+
+def _refuse_other_size(record: VideoRecord) -> None:
+    """A file of another size than when it was scanned may be another video.
+
+    `record.bytes` 0 says that it was not scanned; a folder's size would take a look at each frame.
+    """
+    if record.reader == "frames" or not record.bytes:
+        return
+    size = record.path.stat().st_size
+    if size != record.bytes:
+        raise UnreadableVideo(
+            record.path, f"it has {size} bytes, the index says {record.bytes}; index it again"
+        )
 
 
 def _rendered(

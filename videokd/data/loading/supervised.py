@@ -117,6 +117,8 @@ def supervised(
                 num_done += 1
                 yield batch
         except _LostError as error:
+            if num_done >= killed[0] + _SLOTS * num_workers:
+                killed = (-1, set())  # whatever was being made then was made since
             killed = _settle(source, error.losses, num_done, killed)
         finally:
             crew.end()

@@ -5,8 +5,7 @@ Frame i of a prepared video is frame i of its source. Nothing here imports torch
 
 from __future__ import annotations
 
-import csv
-import io
+import math
 import shutil
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +24,7 @@ from videokd.data.prepare.places import MANIFEST, STAGING, check_out, targets_of
 from videokd.data.scan import scan
 from videokd.data.scan.inspection import ScanFailure, Scanned
 from videokd.errors import UserError
-from videokd.files import file_digest, write_text
+from videokd.files import file_digest, write_listing
 from videokd.types import VideoRecord
 
 __all__ = ["Gain", "PrepareConfig", "PrepareReport", "format_report", "prepare_videos"]
@@ -107,7 +106,11 @@ def prepare_videos(
             on_progress=on_progress,
         )
         made, failures = _encode_all(todo, config, manifest, run, folder)
-        _write_failures(folder / "index.failed.csv", failures)
+        write_listing(
+            folder / "index.failed.csv",
+            ("path", "reason"),
+            [(str(failure.path), failure.reason) for failure in failures],
+        )
         finished = kept | made
         pairs = [
             (record, _prepared_record(record, finished[record.path], folder))
@@ -148,6 +151,8 @@ def _still_good(
         return (
             entry is not None
             and entry.source_digest == record.digest
+            and entry.num_frames == record.num_frames
+            and math.isclose(entry.fps, record.fps, rel_tol=1e-3)  # a file stores it rounded
             and entry.target == target.relative_to(folder).as_posix()
             and target.is_file()
             and not target.is_symlink()
@@ -222,18 +227,6 @@ def _prepared_record(source: VideoRecord, entry: Prepared, folder: Path) -> Vide
         bytes=entry.bytes,
         digest=entry.digest,
     )
-
-
-def _write_failures(path: Path, failures: Sequence[ScanFailure]) -> None:
-    """As the index writes them; those of an earlier run do not stay."""
-    if not failures:
-        path.unlink(missing_ok=True)
-        return
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("path", "reason"))
-    writer.writerows((str(failure.path), failure.reason) for failure in failures)
-    write_text(path, text.getvalue())
 
 
 def format_report(report: PrepareReport) -> str:

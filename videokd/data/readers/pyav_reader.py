@@ -56,6 +56,7 @@ class PyAVReader(BaseReader):
         self._indexed: Packets | None = None  # the container's own index, where it is enough
         self._jumps: Jumps | None = None
         self._may_jump = num_frames is not None
+        self._trusts_order = False  # packets are taken to be presented as they are stored
         with as_unreadable(self.path):
             self._open()
             self._keeps = self.path.stat().st_size <= MAX_KEPT_BYTES
@@ -152,11 +153,8 @@ class PyAVReader(BaseReader):
     def _read_sorted(self, ids: NDArray[np.int64]) -> Frames:
         found = self._read_jumping(ids.tolist())
         if found is None:
-            self._may_jump, self._jumps, self._indexed = (
-                False,
-                None,
-                None,
-            )  # no jumping in this file any more
+            self._may_jump = False  # in this file, from now on
+            self._jumps = self._indexed = None
             found = self._read_from_start(ids.tolist())
         return found
 
@@ -190,6 +188,8 @@ class PyAVReader(BaseReader):
                 return None
             finally:
                 self._stream.codec_context.skip_frame = "DEFAULT"
+            if self._trusts_order and self._stream.codec_context.has_b_frames:
+                return None  # the stream goes over to reordering on its way
         return out.frames if out.num_filled == len(ids) else None
 
     def _decoded(self, run: Run) -> Iterator[tuple[int, Any]]:
@@ -231,6 +231,7 @@ class PyAVReader(BaseReader):
             self._may_jump = Jumps.are_safe(packets, self._known_num_frames) and (
                 self._keeps or packets.has_own_stamps
             )
+            self._trusts_order = self._indexed is not None or not packets.has_own_stamps
             self._jumps = Jumps(packets) if self._may_jump else None
         return self._jumps
 

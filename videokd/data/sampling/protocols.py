@@ -211,7 +211,10 @@ PROTOCOLS: dict[str, EvalProtocol] = {protocol.name: protocol for protocol in (
     _views("pyslowfast_offset_5x1", (5, 1), "dense", published.pyslowfast_offset, _DECODER),
     _views("pyslowfast_offset_5x3", (5, 3), "dense", published.pyslowfast_offset, _DECODER),
     _views("pyslowfast_ssv2_1x3", (1, 3), "segment", published.pyslowfast_ssv2, _SSV2),
+    # As released (0.1.5), and as on its main branch since April 2022
     _views("pytorchvideo_10x3", (10, 3), ("dense", "seconds"), published.pytorchvideo, _SAMPLER),
+    _views("pytorchvideo_main_10x3", (10, 3), ("dense", "seconds"), published.pytorchvideo_main,
+           _SAMPLER),
     _views("tsm_uniform_1x1", (1, 1), "segment", published.segment_centres, _TSM),
     _views("tsm_twice_2x3", (2, 3), "segment", published.segment_centres_twice, _TSM),
     _views("tsm_dense_10x3", (10, 3), "dense", published.tsm_dense, _TSM, **_RANGE),

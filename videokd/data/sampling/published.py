@@ -142,8 +142,15 @@ def pyslowfast_ssv2(sampling: Segment, num_frames: int, _fps: float, _num_clips:
     return ((borders[:-1] + borders[1:]) // 2)[None, :]
 
 
-def pytorchvideo(sampling: Dense | Seconds, num_frames: int, fps: float, num_clips: int) -> Ids:
-    """PyTorchVideo's `ConstantClipsPerVideoSampler`: clip k at k * D / c, all in seconds.
+def pytorchvideo(
+    sampling: Dense | Seconds,
+    num_frames: int,
+    fps: float,
+    num_clips: int,
+    *,
+    to_the_end: bool = False,
+) -> Ids:
+    """PyTorchVideo 0.1.5's `ConstantClipsPerVideoSampler`: clip k at k * D / c, all in seconds.
 
     A dense clip lasts T * stride / 30 s as in its recipes, one in seconds its span. Of the frames
     presented in [start, end), `uniform_temporal_subsample` takes T, truncated. fps is read as the
@@ -159,9 +166,10 @@ def pytorchvideo(sampling: Dense | Seconds, num_frames: int, fps: float, num_cli
     else:
         length = Fraction(sampling.span_seconds)
     last_start = max(num_frames / rate - length, Fraction(0))
+    num_steps = num_clips - 1 if to_the_end else num_clips
     clips = []
     for k in range(num_clips):
-        start = last_start / num_clips * k
+        start = last_start / num_steps * k
         first = math.ceil(start * rate)
         count = min(num_frames, math.ceil((start + length) * rate)) - first
         if count < 1:
@@ -171,6 +179,13 @@ def pytorchvideo(sampling: Dense | Seconds, num_frames: int, fps: float, num_cli
             )
         clips.append(first + _truncated_steps(0.0, count - 1, sampling.num_frames, count))
     return np.stack(clips)
+
+
+def pytorchvideo_main(
+    sampling: Dense | Seconds, num_frames: int, fps: float, num_clips: int
+) -> Ids:
+    """The same on PyTorchVideo's main branch, never released: clip k at k * D / (c - 1)."""
+    return pytorchvideo(sampling, num_frames, fps, num_clips, to_the_end=True)
 
 
 def _strided(sampling: Dense) -> Ids:
