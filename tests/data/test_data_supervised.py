@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 from tiny_loaders import STUDENT, config, same, same_clips, train_loader
 
 from videokd.data.index import Index
@@ -288,6 +289,7 @@ def test_a_process_that_cannot_be_killed_is_not_waited_for(
 def use_half(index: Index, ready: Connection, end: str, errors: Path) -> None:
     """The life of a process that trains: it is ended by a signal, or leaves in the middle."""
     os.setsid()
+    torch.set_num_threads(1)  # threads that the tests before started are not there after a fork
     sys.stderr = errors.open("w", buffering=1)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     batches = train_loader(index, settings(2)).batches(0, 10**6)
