@@ -12,7 +12,6 @@ from tiny_recipes import as_config, recipe, teacher_recipe
 from videokd.data.index import Index
 from videokd.data.indexing import index_synthetic
 
-
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As a shell starts what it starts in the background; Ctrl-C is to be heard all the same.
     signal.signal(signal.SIGINT, signal.default_int_handler)
