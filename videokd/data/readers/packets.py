@@ -109,14 +109,17 @@ class Jumps:
 
     Attributes:
         positions: frame id -> position of its packet in the order of decoding.
+        trusts_order: frames are taken to be presented in the order of decoding, as the container
+            does not say when.
     """
 
     def __init__(self, packets: Packets) -> None:
         shown = [i for i, hidden in enumerate(packets.hidden) if not hidden]
-        if packets.has_own_stamps:
-            self._rank: Sequence[int] = [stamp or 0 for stamp in packets.stamps]
+        self.trusts_order = not packets.has_own_stamps
+        if self.trusts_order:
+            self._rank: Sequence[int] = range(len(packets.stamps))
         else:
-            self._rank = range(len(packets.stamps))
+            self._rank = [stamp or 0 for stamp in packets.stamps]
         self.positions = sorted(shown, key=lambda i: self._rank[i])
         self._keys = [i for i, is_key in enumerate(packets.keys) if is_key]
 

@@ -56,7 +56,6 @@ class PyAVReader(BaseReader):
         self._indexed: Packets | None = None  # the container's own index, where it is enough
         self._jumps: Jumps | None = None
         self._may_jump = num_frames is not None
-        self._trusts_order = False  # packets are taken to be presented as they are stored
         with as_unreadable(self.path):
             self._open()
             self._keeps = self.path.stat().st_size <= MAX_KEPT_BYTES
@@ -188,7 +187,7 @@ class PyAVReader(BaseReader):
                 return None
             finally:
                 self._stream.codec_context.skip_frame = "DEFAULT"
-            if self._trusts_order and self._stream.codec_context.has_b_frames:
+            if jumps.trusts_order and self._stream.codec_context.has_b_frames:
                 return None  # the stream goes over to reordering on its way
         return out.frames if out.num_filled == len(ids) else None
 
@@ -228,10 +227,8 @@ class PyAVReader(BaseReader):
         if self._may_jump and self._jumps is None:
             self._indexed = self._by_own_index()
             packets = self._indexed or self._all_packets()
-            self._may_jump = Jumps.are_safe(packets, self._known_num_frames) and (
-                self._keeps or packets.has_own_stamps
-            )
-            self._trusts_order = self._indexed is not None or not packets.has_own_stamps
+            comes_back = self._keeps or packets.has_own_stamps or self._indexed is not None
+            self._may_jump = Jumps.are_safe(packets, self._known_num_frames) and comes_back
             self._jumps = Jumps(packets) if self._may_jump else None
         return self._jumps
 
@@ -260,7 +257,7 @@ class PyAVReader(BaseReader):
             hidden=(False,) * len(stamps),
             has_corrupt=False,
             reorders=False,
-            has_own_stamps=True,
+            has_own_stamps=False,
             num_promised=self._num_promised,
         )
 
