@@ -239,10 +239,10 @@ def prepare_command(
     codec: Annotated[
         CodecName, typer.Option(help="mpeg4 decodes fastest; h264 keeps more at the same bytes.")
     ] = CodecName.MPEG4,
-    gop: Annotated[int, typer.Option(min=1, help="Frames from key frame to key frame.")] = 2,
+    gop: Annotated[int, typer.Option(min=1, help="Frames from key frame to key frame.")] = 1,
     quality: Annotated[
         int, typer.Option(min=1, help="Less is better. mpeg4: quantiser to 31; h264: CRF to 51.")
-    ] = 4,
+    ] = 5,
     as_json: JsonFlag = False,
     num_processes: NumProcesses = 2,
     time_limit_seconds: TimeLimitSeconds = 120.0,

@@ -59,9 +59,9 @@ class PrepareConfig(Config):
     """Scale smaller videos up to `short_side_px`."""
     codec: Codec = "mpeg4"
     """mpeg4 (MPEG-4 Part 2) decodes fastest; h264 is nearer to the source at the same bytes."""
-    gop: int = Field(default=2, ge=1)
+    gop: int = Field(default=1, ge=1)
     """Frames from one key frame to the next: a frame needs at most so many to be decoded."""
-    quality: int = Field(default=4, ge=1, le=51)
+    quality: int = Field(default=5, ge=1, le=51)
     """mpeg4: quantiser, 1 (best) to 31. h264: CRF, 1 (best) to 51."""
 
     @model_validator(mode="after")
