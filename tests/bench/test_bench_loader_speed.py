@@ -223,7 +223,8 @@ def test_pytorchvideo_leaves_decord_as_it_was(grey_files, tiny):
 
 def test_peers_are_asked_for_by_name():
     names = [loader.name for loader in loaders(with_peers=False)]
-    assert names == [OURS, "bare decord", "bare pyav", "bare torchcodec"]
+    bare = ["bare decord", "bare pyav", "bare torchcodec"]
+    assert names == [OURS, *bare, *(f"{name}, cut" for name in bare)]
 
 
 def test_pytorchvideo_batches_hold_the_same_clips(grey_files, tiny):
@@ -406,17 +407,19 @@ def test_the_goals_are_those_of_the_files_at_hand(grey_files):
         timings.seconds[Cell(name, sampling, "bare decord")] = [0.5]
         timings.seconds[Cell(name, sampling, "bare pyav")] = [0.4]
         timings.seconds[Cell(name, sampling, "bare torchcodec")] = [0.1]
+        timings.seconds[Cell(name, sampling, "bare pyav, cut")] = [0.5]
         timings.notes[Cell(name, sampling, "bare torchcodec")] = "it shows other frames"
     found = {goal.text: goal for goal in goals([*grey_files, prepared], timings)}
     wanted = {text: goal.at_least for text, goal in found.items()}
     assert wanted["long_gop, dense 8x8: videokd to pytorchvideo"] == 1.9
     assert wanted["avi, segment 8: videokd to pytorchvideo"] == 5.0
     assert wanted["long_gop, dense 8x8: videokd to bare pyav, which neither cuts nor scales"] == 0.9
+    assert wanted["long_gop, dense 8x8: videokd to bare pyav, cut and scaled too"] == 0.9
     assert wanted["dense 8x8: long_gop_prepared to long_gop"] == 4.0
     assert wanted["segment 8: long_gop_prepared to long_gop"] == 8.0
     chosen = found["avi, dense 8x8: bare decord, as the scan chose, to bare pyav"]
     assert (chosen.above.loader, chosen.below.loader) == ("bare decord", "bare pyav")
-    assert len(wanted) == 4 + (6 + 4) + 2
+    assert len(wanted) == 4 + (6 + 4) + 2 + 2
     assert len(goals(grey_files, Timings())) == 4
 
 

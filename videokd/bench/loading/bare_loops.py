@@ -1,23 +1,31 @@
 """Bare decoder loops: open the file, get exactly the sampled frames as RGB, and nothing else.
 
-Each is the limit of what a loader can reach with that decoder, single-threaded.
+Each is the limit of what a loader can reach with that decoder, single-threaded; with the cut and
+the scaling that every training needs, the limit of what a loader can reach that does those.
 """
 
 from __future__ import annotations
 
 import bisect
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from videokd.bench.loading.jobs import Frames, Job, Loader, SpeedFile
+from videokd.data.augment import render
 from videokd.data.readers import to_rgb
 
 
 def bare_name(reader: str) -> str:
     """Name of the bare loop of one of our readers."""
     return f"bare {reader}"
+
+
+def cut_name(reader: str) -> str:
+    """Name of the same loop that also cuts and scales, as we do."""
+    return f"{bare_name(reader)}, cut"
 
 
 def _bare_decord(jobs: Sequence[Job]) -> Iterator[Frames]:
@@ -75,3 +83,17 @@ BARE_LOOPS = {
     ),
 }
 """Loop by the name of our reader that uses the same library."""
+
+
+def _cut_and_scaled(loop: Loader, jobs: Sequence[Job]) -> Iterator[Frames]:
+    for job, frames in zip(jobs, loop.clips(jobs), strict=True):
+        yield render(frames, job.crop, crop_px=job.spec.crop_px)
+
+
+CUT_LOOPS = {
+    reader: Loader(
+        cut_name(reader), partial(_cut_and_scaled, loop), f"{loop.how}; then cut and scaled"
+    )
+    for reader, loop in BARE_LOOPS.items()
+}
+"""The same loops with as much work as ours: what is left between them is what we do around it."""

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from videokd.bench.loading.bare_loops import BARE_LOOPS
+from videokd.bench.loading.bare_loops import BARE_LOOPS, CUT_LOOPS
 from videokd.bench.loading.jobs import Frames, Job, Loader
 from videokd.data.augment import source_rectangle
 from videokd.data.loading.clips import STUDENT, replay
@@ -34,7 +34,7 @@ _PYTORCHVIDEO_BYTES_A_PIXEL = 20
 
 def loaders(*, with_peers: bool) -> tuple[Loader, ...]:
     """Ours and the bare loops; with peers also other projects' data sets."""
-    return (_OURS, *(_PEERS if with_peers else ()), *BARE_LOOPS.values())
+    return (_OURS, *(_PEERS if with_peers else ()), *BARE_LOOPS.values(), *CUT_LOOPS.values())
 
 
 def _our_clips(jobs: Sequence[Job]) -> Iterator[Frames]:

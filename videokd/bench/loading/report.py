@@ -10,7 +10,7 @@ from typing import Any
 
 import videokd
 from videokd.bench.environment import cpu_name
-from videokd.bench.loading.bare_loops import bare_name
+from videokd.bench.loading.bare_loops import BARE_LOOPS, bare_name, cut_name
 from videokd.bench.loading.batches import OUR_BATCHES, OUR_REPEATS, PYTORCHVIDEO_BATCHES
 from videokd.bench.loading.clips import SAMPLINGS, Timings
 from videokd.bench.loading.jobs import SpeedFile
@@ -59,12 +59,12 @@ def _reader_goals(file: SpeedFile, sampling: str, timings: Timings) -> list[Goal
     ours = bare._replace(loader=OURS)
     text = f"{file.name}, {sampling}: {OURS} to {bare.loader}, which neither cuts nor scales"
     found = [Goal(text, _PART_OF_BARE, ours, bare)]
-    others = [bare._replace(loader=loader.name) for loader in loaders(with_peers=False)]
-    exact = [
-        cell
-        for cell in others
-        if cell in timings.seconds and cell not in timings.notes and cell != ours
-    ]
+    cut = bare._replace(loader=cut_name(file.record.reader))
+    if cut in timings.seconds:
+        text = f"{file.name}, {sampling}: {OURS} to {bare.loader}, cut and scaled too"
+        found.append(Goal(text, _PART_OF_BARE, ours, cut))
+    others = [bare._replace(loader=bare_name(reader)) for reader in BARE_LOOPS]
+    exact = [cell for cell in others if cell in timings.seconds and cell not in timings.notes]
     if exact:
         fastest = max(exact, key=lambda cell: speed(timings.seconds[cell]).median)
         text = f"{file.name}, {sampling}: {bare.loader}, as the scan chose, to {fastest.loader}"
