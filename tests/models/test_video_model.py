@@ -69,6 +69,26 @@ def test_frames_as_batch_are_laid_out_by_clip():
     torch.testing.assert_close(out.pooled, frames.mean(1))
 
 
+def test_channels_last_are_moved_to_the_front():
+    net = nn.Sequential(ChannelsLast(), nn.Flatten(), nn.Linear(3 * 12, 2))
+    tap = Tap(name="maps", module="0", layout="NTHWC")
+    model = VideoModel(net, spec=_spec(3, 2), num_classes=2, classifier="2", taps=[tap])
+    clips = torch.rand(2, 3, 3, 2, 2)
+    assert torch.equal(model(clips).taps["maps"].features, (clips - model.mean) / model.std)
+    assert model.tap_shapes == {"maps": TapShape(3, 3, 2, 2)}
+
+
+def test_a_pointwise_convolution_may_classify(spec_of):
+    net = nn.Sequential(nn.AvgPool3d((1, 2, 2)), nn.Conv3d(3, 5, 1), Mean())
+    model = VideoModel(net, spec=spec_of(2, 4), num_classes=5, classifier="1")
+    clips = torch.rand(2, 3, 2, 4, 4)
+    out = model(clips)
+    torch.testing.assert_close(out.pooled, ((clips - model.mean) / model.std).mean((2, 3, 4)))
+    weight, bias = model.classifier_parameters()
+    torch.testing.assert_close(out.logits, out.pooled @ weight.flatten(1).T + bias)
+    assert model.pooled_dim == 3
+
+
 def test_prefix_tokens_are_dropped():
     class WithClassToken(nn.Module):
         def forward(self, clips):
@@ -95,6 +115,7 @@ def test_prefix_tokens_are_dropped():
         ([Tap(name="a", module="relu", output=0)], r"has no output 0: a tensor \[2, 4, 3, 4, 4\]"),
         ([Tap(name="a", module="pair", output=1)], r"gives \[2, 4, 3\] .* NCTHW has rank 5"),
         ([Tap(name="a", module="relu", layout="NTCHW_flat")], r"NTCHW_flat has rank 4"),
+        ([Tap(name="a", module="tokens", layout="NTHWC")], r"for 2 clips; layout NTHWC has rank 5"),
         ([Tap(name="a", module="frames5d")], r"gives \[6, 4, 1, 4, 4\] for 2 clips; layout NCTHW"),
         ([STEM, STEM], r"2 taps are named 'maps'"),
         ([Tap(name="a", module="relu", pathway=0)], r"a TinyNet has no pathways"),
@@ -314,6 +335,11 @@ def test_a_hint_can_be_differentiated_against_a_frozen_model(build):
     guess = torch.zeros_like(target, requires_grad=True)
     nn.functional.mse_loss(guess, target).backward()
     torch.testing.assert_close(guess.grad, -2 * target / target.numel())
+
+
+class ChannelsLast(nn.Module):
+    def forward(self, clips):
+        return clips.movedim(1, -1).contiguous()
 
 
 class Frames(nn.Module):

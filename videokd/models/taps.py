@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from videokd.config import Config, did_you_mean
 from videokd.errors import ConfigError
 
-Layout = Literal["NCTHW", "NTCHW_flat", "NLC"]
+Layout = Literal["NCTHW", "NTHWC", "NTCHW_flat", "NLC"]
+_RANKS: dict[Layout, int] = {"NCTHW": 5, "NTHWC": 5, "NTCHW_flat": 4, "NLC": 3}
 
 
 class Tap(Config):
@@ -29,14 +30,17 @@ class Tap(Config):
     output: int | None = Field(default=None, ge=0)
     """Which one, where the module returns several tensors."""
     layout: Layout = "NCTHW"
-    """`NCTHW`: [N,C,t,h,w]. `NTCHW_flat`: a 2D network run on N*T frames, [N*T,C,h,w]. `NLC`:
-    tokens, [N,t*h*w,C] or [N*t,h*w,C], which need `grid`."""
+    """`NCTHW`: [N,C,t,h,w]. `NTHWC`: [N,t,h,w,C]. `NTCHW_flat`: a 2D network run on N*T frames,
+    [N*T,C,h,w]. `NLC`: tokens, [N,t*h*w,C] or [N*t,h*w,C], which need `grid`."""
     pathway: int | None = Field(default=None, ge=0)
     """Whose frames it sees, where a network has several pathways (SlowFast: 0 slow, 1 fast)."""
     grid: tuple[int, int, int] | None = None
     """(t, h, w) of the tokens; for `NLC` only."""
     num_prefix_tokens: int = Field(default=0, ge=0)
     """Tokens ahead of the grid that are dropped (a class token); for `NLC` only."""
+    token_order: Literal["thw", "hwt"] = "thw"  # noqa: S105 - not that kind of token
+    """How tokens follow one another, the last axis fastest; for `NLC` only. TimeSformer's lie with
+    time last."""
 
     @model_validator(mode="after")
     def _grid_for_tokens(self) -> Tap:
@@ -139,8 +143,8 @@ def step_seconds(frame_seconds: Tensor, num_steps: int) -> Tensor:
 
 def as_ncthw(features: Tensor, tap: Tap, num_clips: int) -> Tensor:
     """Any layout as [N,C,t,h,w]; `ConfigError` where the rank or the token count is another."""
-    rank = {"NCTHW": 5, "NTCHW_flat": 4, "NLC": 3}[tap.layout]
-    is_by_clip = tap.layout == "NCTHW"
+    rank = _RANKS[tap.layout]
+    is_by_clip = rank == 5
     num_extra = features.shape[0] - num_clips if is_by_clip else features.shape[0] % num_clips
     if features.ndim != rank or num_extra:
         raise ConfigError(
@@ -148,7 +152,7 @@ def as_ncthw(features: Tensor, tap: Tap, num_clips: int) -> Tensor:
             f"layout {tap.layout} has rank {rank}"
         )
     if is_by_clip:
-        return features
+        return features if tap.layout == "NCTHW" else features.permute(0, 4, 1, 2, 3)
     if tap.layout == "NTCHW_flat":
         return features.unflatten(0, (num_clips, -1)).transpose(1, 2)
     assert tap.grid is not None
@@ -159,7 +163,10 @@ def as_ncthw(features: Tensor, tap: Tap, num_clips: int) -> Tensor:
             f"tap {tap.name!r} ({tap.module}) has {num_tokens} tokens a clip after "
             f"{tap.num_prefix_tokens} prefix tokens; grid {list(tap.grid)} holds another number"
         )
-    return tokens.reshape(num_clips, *tap.grid, tokens.shape[-1]).permute(0, 4, 1, 2, 3)
+    t, h, w = tap.grid
+    if tap.token_order == "hwt":  # noqa: S105 - likewise
+        return tokens.reshape(num_clips, h, w, t, tokens.shape[-1]).permute(0, 4, 3, 1, 2)
+    return tokens.reshape(num_clips, t, h, w, tokens.shape[-1]).permute(0, 4, 1, 2, 3)
 
 
 def pathway_ids(network: nn.Module, tap: Tap) -> Tensor | None:

@@ -35,7 +35,7 @@ class NetworkParts(NamedTuple):
 
     network: nn.Module
     classifier: str
-    """Dotted path of the final linear layer."""
+    """Dotted path of the final linear layer, or of a 1x1x1 convolution in its place."""
     taps: tuple[Tap, ...]
     """The family's own, by their usual names."""
     attention: str | None = None
@@ -54,7 +54,8 @@ class VideoModel(nn.Module):
             `pathway_frame_ids(pathway)`: which of the T frames it sees, int64, or None for all.
         spec: the input that it was made for.
         num_classes: K.
-        classifier: dotted path of the final linear layer; what enters it is `pooled`.
+        classifier: dotted path of the final linear layer (or a 1x1x1 convolution in its place);
+            what enters it is `pooled`.
         taps: points whose features are returned.
         attention: dotted path of a module whose output is [N,t], weights over time.
 
@@ -125,6 +126,14 @@ class VideoModel(nn.Module):
         bare.keep_taps(())
         return bare
 
+    def bare_network(self) -> nn.Module:
+        """A copy of the network alone, without any hook of this class: normalised clips
+        [N,3,T,S,S] -> logits [N,K]."""
+        bare = self.without_taps()
+        for catch in bare._catches():
+            catch.remove()
+        return bare.network
+
     def keep_taps(self, names: Collection[str]) -> None:
         """Drop all taps but these; what no loss compares need not be kept through a forward."""
         for name in names:
@@ -156,16 +165,22 @@ class VideoModel(nn.Module):
                 seconds = frame_seconds.index_select(1, ids)
             taps[tap.name] = TapOutput(features, step_seconds(seconds, features.shape[2]))
         attention = self._attention_catch.tensor if self._attention_catch else None
-        seen = self._pooled_catch.tensor
         return ModelOutput(
             logits=logits,
-            pooled=seen.reshape(num_clips, -1, seen.shape[-1]).mean(1),
+            pooled=self._pooled(num_clips),
             taps=taps,
             attention=attention,
             attention_seconds=(
                 None if attention is None else step_seconds(frame_seconds, attention.shape[1])
             ),
         )
+
+    def _pooled(self, num_clips: int) -> Tensor:
+        """What the classifier saw, [N,D]."""
+        seen = self._pooled_catch.tensor
+        if isinstance(self.network.get_submodule(self.classifier), nn.Conv3d):
+            return seen.mean((2, 3, 4))
+        return seen.reshape(num_clips, -1, seen.shape[-1]).mean(1)
 
     def _catches(self) -> list[Catch]:
         always = [self._pooled_catch, *([self._attention_catch] if self._attention_catch else [])]
@@ -177,7 +192,8 @@ class VideoModel(nn.Module):
 
     def _hook_classifier(self) -> Catch:
         module = module_at(self.network, self.classifier, what="classifier")
-        if not isinstance(module, nn.Linear):
+        is_pointwise = isinstance(module, nn.Conv3d) and module.kernel_size == (1, 1, 1)
+        if not isinstance(module, nn.Linear) and not is_pointwise:
             raise ConfigError(
                 f"classifier {self.classifier!r} is a {type(module).__name__}; "
                 "name the final nn.Linear of the network"
@@ -210,7 +226,7 @@ class VideoModel(nn.Module):
             for tap in self.taps:
                 features = as_ncthw(twin._tap_catches[tap.name].tensor, tap, num_clips)
                 self.tap_shapes[tap.name] = TapShape(*features.shape[1:])
-            self.pooled_dim = int(twin._pooled_catch.tensor.shape[-1])
+            self.pooled_dim = int(twin._pooled(num_clips).shape[-1])
 
     def _check_attention(self, twin: VideoModel, num_clips: int) -> None:
         if twin._attention_catch is None:

@@ -6,15 +6,45 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
+from videokd.models.catalog.presets import with_preset
 from videokd.models.students import TimmVideoConfig, create_timm_video
-from videokd.models.teachers import SlowConfig, SlowFastConfig, create_slow, create_slowfast
+from videokd.models.teachers import (
+    C2DConfig,
+    CSNConfig,
+    I3DConfig,
+    MViTConfig,
+    R2Plus1DConfig,
+    SlowConfig,
+    SlowFastConfig,
+    TorchvisionConfig,
+    X3DConfig,
+    create_csn,
+    create_mvit,
+    create_r2plus1d,
+    create_slow,
+    create_slowfast,
+    create_torchvision,
+    create_x3d,
+)
+from videokd.models.teachers.huggingface import HuggingFaceConfig, create_huggingface
 from videokd.models.video_model import NetworkParts, Tap, VideoModel
 
 ModelConfig = Annotated[
-    SlowFastConfig | SlowConfig | TimmVideoConfig,
+    SlowFastConfig
+    | SlowConfig
+    | C2DConfig
+    | I3DConfig
+    | R2Plus1DConfig
+    | CSNConfig
+    | X3DConfig
+    | MViTConfig
+    | TorchvisionConfig
+    | HuggingFaceConfig
+    | TimmVideoConfig,
     Field(discriminator="kind"),
+    BeforeValidator(with_preset),
 ]
 
 
@@ -23,8 +53,20 @@ def create_network(config: ModelConfig, num_classes: int) -> NetworkParts:
     match config:
         case SlowFastConfig():
             return create_slowfast(config, num_classes)
-        case SlowConfig():
+        case SlowConfig() | C2DConfig() | I3DConfig():
             return create_slow(config, num_classes)
+        case R2Plus1DConfig():
+            return create_r2plus1d(config, num_classes)
+        case CSNConfig():
+            return create_csn(config, num_classes)
+        case X3DConfig():
+            return create_x3d(config, num_classes)
+        case MViTConfig():
+            return create_mvit(config, num_classes)
+        case TorchvisionConfig():
+            return create_torchvision(config, num_classes)
+        case HuggingFaceConfig():
+            return create_huggingface(config, num_classes)
         case TimmVideoConfig():
             return create_timm_video(config, num_classes)
 

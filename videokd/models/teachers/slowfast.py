@@ -1,7 +1,5 @@
-"""3D networks from pytorchvideo's blocks: SlowFast and Slow, of any width and depth.
+"""SlowFast from pytorchvideo's blocks, of any width and depth.
 
-They are composed from the public parts of the published builders (`create_slowfast`,
-`create_resnet`), whose depths are fixed, and have the same module names: published weights load.
 Letters: **N** clips, **T** frames, **S** crop side (px), **K** classes.
 """
 
@@ -17,10 +15,12 @@ from pytorchvideo.models.net import MultiPathWayWithFuse, Net
 from pytorchvideo.models.slowfast import FastToSlowFusionBuilder, PoolConcatPathway
 from torch import Tensor, nn
 
-from videokd.models.resnet3d import (
-    ResNet3DConfig,
+from videokd.models.teachers.resnet3d import (
+    PlainBlocksConfig,
+    StageFrames,
+    all_lengths,
     as_decoded,
-    create_stage,
+    create_plain_stage,
     create_stem,
     refuse_even,
 )
@@ -29,11 +29,18 @@ from videokd.models.video_model import NetworkParts, Tap
 PATHWAYS = ("slow", "fast")
 
 
-class SlowFastConfig(ResNet3DConfig):
+class SlowFastConfig(PlainBlocksConfig):
     """SlowFast (arXiv:1812.03982): a wide pathway at a low frame rate, a thin one at a high one.
 
-    `input` is the fast pathway's; the slow one takes T // alpha of its frames. Published:
-    R50 8x8 is T 32, alpha 4, fusion_frames 7; R50 4x16 is T 32, alpha 8, fusion_frames 5.
+    `input` is the fast pathway's; the slow one takes T // alpha of its frames. As published by
+    PyTorchVideo, each with `head_pool_px: 7`, tested at 256 px in windows of the training crop:
+
+    - R50 8x8: T 32, stride 2; alpha 4, fusion_frames 7.
+    - R50 4x16: T 32, stride 2; alpha 8, fusion_frames 5.
+    - R101 8x8: T 32, stride 2; alpha 4, fusion_frames 5, stage_depths (3, 4, 23, 3).
+    - R101 16x8 (50-50): T 64, stride 2; as R101 8x8, and in the third stage of either pathway
+      six kernels of 3 and seventeen of 1: slow_stage_frames (1, 1, [3]*6 + [1]*17, 3),
+      fast_stage_frames (3, 3, [3]*6 + [1]*17, 3), written out.
     """
 
     kind: Literal["slowfast"] = "slowfast"
@@ -49,10 +56,10 @@ class SlowFastConfig(ResNet3DConfig):
     """Length of the slow stem's kernel; odd."""
     fast_stem_frames: int = Field(default=5, ge=1)
     """Length of the fast stem's kernel; odd."""
-    slow_stage_frames: tuple[int, ...] = (1, 1, 3, 3)
+    slow_stage_frames: tuple[StageFrames, ...] = (1, 1, 3, 3)
     """Length of the kernels of each slow stage: of the first in a bottleneck, of both in a basic
-    block; odd."""
-    fast_stage_frames: tuple[int, ...] = (3, 3, 3, 3)
+    block; odd. A list has one a block and starts again where there are more blocks."""
+    fast_stage_frames: tuple[StageFrames, ...] = (3, 3, 3, 3)
     """The same of each fast stage."""
 
     @model_validator(mode="after")
@@ -64,45 +71,14 @@ class SlowFastConfig(ResNet3DConfig):
         if self.width % self.beta:
             raise ValueError(f"beta {self.beta} does not divide width {self.width}")
         refuse_even(self.fusion_frames, self.slow_stem_frames, self.fast_stem_frames)
-        refuse_even(*self.slow_stage_frames, *self.fast_stage_frames)
+        stages = (*self.slow_stage_frames, *self.fast_stage_frames)
+        refuse_even(*all_lengths(stages))
+        if self.block == "basic" and any(isinstance(frames, tuple) for frames in stages):
+            raise ValueError(
+                "kernels of another length in each block suit block: bottleneck; "
+                "give one number a stage"
+            )
         return self
-
-
-class SlowConfig(ResNet3DConfig):
-    """A 3D ResNet of one pathway. The defaults are Slow R50 (arXiv:1812.03982).
-
-    A plain 3D ResNet (3x3x3, two a block) has `block: basic`, `expansion: 1`, and 3 in all of
-    `stage_frames` and `stage_mid_frames`.
-    """
-
-    kind: Literal["slow"] = "slow"
-    stem_frames: int = Field(default=1, ge=1)
-    """Length of the stem's kernel; odd."""
-    stem_stride_frames: int = Field(default=1, ge=1)
-    """Stride of the stem in time."""
-    stage_frames: tuple[int, ...] = (1, 1, 3, 3)
-    """Length of the first kernel of each stage's blocks; odd."""
-    stage_mid_frames: tuple[int, ...] = (1, 1, 1, 1)
-    """Length of the middle kernel (bottleneck) or the second one (basic); odd."""
-    stage_strides_frames: tuple[int, ...] = (1, 1, 1, 1)
-    """Stride in time at the entrance of each stage."""
-
-    @model_validator(mode="after")
-    def _kernels_are_odd(self) -> SlowConfig:
-        refuse_even(self.stem_frames, *self.stage_frames, *self.stage_mid_frames)
-        return self
-
-
-class Slow(Net):
-    """pytorchvideo's network of one pathway, with its layout in memory fixed."""
-
-    def __init__(self, blocks: nn.ModuleList) -> None:
-        super().__init__(blocks=blocks)
-        self.to(memory_format=torch.channels_last_3d)
-
-    def forward(self, clips: Tensor) -> Tensor:
-        """Classify [N,3,T,S,S]: logits [N,K]."""
-        return super().forward(as_decoded(clips))
 
 
 class SlowFast(Net):
@@ -130,36 +106,6 @@ class SlowFast(Net):
         slow = as_decoded(fast.index_select(2, self.slow_ids))
         # A fresh list each time: the stages replace its entries.
         return super().forward([slow, fast])
-
-
-def create_slow(config: SlowConfig, num_classes: int) -> NetworkParts:
-    """A 3D ResNet as `create_resnet` builds it, with any number of blocks."""
-    kernel = (config.stem_frames, config.stem_kernel_px, config.stem_kernel_px)
-    stride = (config.stem_stride_frames, config.stem_stride_px, config.stem_stride_px)
-    blocks: list[nn.Module] = [create_stem(config.width, kernel, stride, pool=config.stem_pool)]
-    widths = config.stage_widths
-    for stage, (dim_in, dim_out) in enumerate(pairwise(widths)):
-        blocks.append(
-            create_stage(
-                config,
-                stage,
-                dims=(dim_in, dim_out),
-                frames=(config.stage_frames[stage], config.stage_mid_frames[stage]),
-                stride_frames=config.stage_strides_frames[stage],
-            )
-        )
-    num_steps = _num_steps(config)
-    blocks.append(
-        create_res_basic_head(
-            in_features=widths[-1],
-            out_features=num_classes,
-            pool=nn.AdaptiveAvgPool3d if config.head_pool_px is None else nn.AvgPool3d,
-            pool_kernel_size=(num_steps, config.head_pool_px, config.head_pool_px),
-            dropout_rate=config.dropout,
-        )
-    )
-    taps = tuple(Tap(name=f"res{n + 1}", module=f"blocks.{n}") for n in range(1, len(widths)))
-    return NetworkParts(Slow(blocks=nn.ModuleList(blocks)), f"blocks.{len(widths)}.proj", taps)
 
 
 def create_slowfast(config: SlowFastConfig, num_classes: int) -> NetworkParts:
@@ -224,13 +170,13 @@ def _two_stages(
 ) -> nn.Module:
     dim_in, dim_out = dims
     handed_over = dim_in * config.fusion_ratio // config.beta
-    slow = create_stage(
+    slow = create_plain_stage(
         config,
         stage,
         dims=(dim_in + handed_over, dim_out),
         frames=_kernel_frames(config, config.slow_stage_frames[stage]),
     )
-    fast = create_stage(
+    fast = create_plain_stage(
         config,
         stage,
         dims=(dim_in // config.beta, dim_out // config.beta),
@@ -241,20 +187,12 @@ def _two_stages(
     )
 
 
-def _kernel_frames(config: SlowFastConfig, num_frames: int) -> tuple[int, int]:
+def _kernel_frames(config: SlowFastConfig, frames: StageFrames) -> tuple[StageFrames, int]:
     """Lengths of a block's two spatio-temporal kernels."""
-    return (num_frames, num_frames if config.block == "basic" else 1)
+    return (frames, frames if config.block == "basic" and isinstance(frames, int) else 1)
 
 
-def _head_pool(config: ResNet3DConfig, num_steps: int) -> nn.Module:
+def _head_pool(config: SlowFastConfig, num_steps: int) -> nn.Module:
     if config.head_pool_px is None:
         return nn.AdaptiveAvgPool3d(1)
     return nn.AvgPool3d((num_steps, config.head_pool_px, config.head_pool_px), stride=1)
-
-
-def _num_steps(config: SlowConfig) -> int:
-    """Steps in time that arrive at the head; odd kernels with half padding round up."""
-    num_steps = config.input.num_frames
-    for stride in (config.stem_stride_frames, *config.stage_strides_frames):
-        num_steps = -(-num_steps // stride)
-    return num_steps
