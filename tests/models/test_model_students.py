@@ -8,11 +8,19 @@ from torch import nn
 
 from videokd.config import parse_config
 from videokd.errors import ConfigError, UserError
-from videokd.models import students
-from videokd.models.students import TimmVideoConfig, place_shift
-from videokd.models.temporal import AttentionPoolConfig, NoTemporalConfig, ShiftConfig
+from videokd.models.students import TimmVideoConfig, place_temporal
+from videokd.models.students import backbone as students_backbone
+from videokd.models.temporal import (
+    AttentionPoolConfig,
+    DepthwiseConfig,
+    NoTemporalConfig,
+    ShiftConfig,
+    TamConfig,
+    TemporalAdaptive,
+    TemporalShift,
+)
 from videokd.models.video_model import Tap
-from videokd.models.zoo import create_network, create_video_model
+from videokd.models.zoo import create_video_model
 from videokd.types import TapShape
 
 SHIFT = ShiftConfig()
@@ -123,39 +131,79 @@ def test_a_copy_shifts_with_its_own_weights(student):
     assert twin(clips).logits.abs().max() == 0
 
 
-@pytest.mark.parametrize(
-    ("backbone", "num_shifts"),
-    [
-        ("resnet18", 8),
-        ("resnet26t", 8),
-        ("mobilenetv3_small_100", 6),
-        ("mobilenetv4_conv_small", 10),
-        ("efficientnet_b0", 9),
-        ("tf_efficientnetv2_b0", 15),
-        ("regnety_002", 13),
-        ("convnext_atto", 12),
-    ],
-)
-def test_families_that_the_shift_knows(spec_of, backbone, num_shifts):
-    config = TimmVideoConfig(input=spec_of(3, 64), backbone=backbone, temporal=SHIFT)
+def shifted_paths(backbone, **kwargs):
+    """Paths of the blocks that hold a shift of 3 frames."""
     with torch.device("meta"):
-        network = create_network(config, 4).network
-    shifts = [m for m in network.modules() if type(m).__name__ == "TemporalShift"]
-    assert len(shifts) == num_shifts
-    assert all(shift.num_frames == 3 for shift in shifts)
+        network = timm.create_model(backbone, **kwargs)
+    num_placed = place_temporal(network, SHIFT, num_frames=3, name=backbone)
+    shifts = {path: m for path, m in network.named_modules() if isinstance(m, TemporalShift)}
+    assert len(shifts) == num_placed
+    assert {shift.num_frames for shift in shifts.values()} == {3}
+    return [path.removesuffix(".temporal_shift") for path in shifts]
+
+
+def test_deep_resnets_shift_every_second_block():
+    """As TSM's code does from 23 blocks in the third stage on: ResNet-101."""
+    paths = shifted_paths("resnet101")
+    assert [len([p for p in paths if p.startswith(f"layer{n}.")]) for n in (1, 2, 3, 4)] == [
+        2,
+        2,
+        12,
+        2,
+    ]
+    assert all(int(path.split(".")[1]) % 2 == 0 for path in paths)
+    assert len(shifted_paths("resnet101", layers=[3, 4, 22, 3])) == 32
 
 
 @pytest.mark.parametrize(
-    ("backbone", "message"),
+    ("backbone", "paths"),
     [
-        ("lcnet_050", "'lcnet_050' has no residual branch for a temporal shift"),
-        ("vit_tiny_patch16_224", r"'vit_tiny_patch16_224' \(timm family VisionTransformer\)"),
+        ("lcnet_050", ["blocks.1.0", "blocks.2.0", "blocks.3.0", "blocks.5.0"]),
+        ("mobilenetv1_100", ["blocks.1.0", "blocks.2.0", "blocks.3.0", "blocks.4.0"]),
+        ("lcnetv2_base", ["stages.0.0", "stages.1.0", "stages.2.0", "stages.3.0"]),
     ],
 )
-def test_where_the_shift_does_not_know_its_place(spec_of, backbone, message):
-    config = TimmVideoConfig(input=spec_of(3, 64), backbone=backbone, temporal=SHIFT)
-    with torch.device("meta"), pytest.raises(ConfigError, match=message):
-        create_network(config, 4)
+def test_without_residual_branches_the_stages_are_shifted_in_place(backbone, paths):
+    if not timm.is_model(backbone):
+        pytest.skip(f"timm {timm.__version__} has no {backbone}")
+    assert shifted_paths(backbone) == paths
+
+
+def test_an_lcnet_block_sees_shifted_frames(student):
+    model = student(SHIFT, "lcnet_050")
+    block = model.network.backbone.blocks[2][0]
+    seen = []
+    block.temporal_shift.register_forward_hook(lambda m, args, output: seen.append(output))
+    block.conv_dw.register_forward_hook(lambda m, args, output: seen.append(args[0]))
+    model(torch.rand(2, 3, 5, 32, 32))
+    assert seen[0] is seen[1]  # all of the block: it has no way round the shift
+
+
+@pytest.mark.parametrize("backbone", ["resnet26t", "regnetx_002", "resnet10t"])
+def test_tam_stands_after_the_first_convolution(student, backbone):
+    model = student(TamConfig(), backbone)
+    blocks = [block for block in model.modules() if hasattr(block, "tam")]
+    assert len(blocks) == sum(isinstance(m, TemporalAdaptive) for m in model.modules())
+    for block in blocks:
+        seen = {}
+        first = block.conv1 if backbone == "regnetx_002" else block.act1
+        for name, module in {"first": first, "tam": block.tam, "second": block.conv2}.items():
+            module.register_forward_hook(
+                lambda m, args, output, name=name, seen=seen: seen.update({name: (args[0], output)})
+            )
+        block.seen = seen
+    model(torch.rand(2, 3, 5, 32, 32))
+    for block in blocks:
+        assert list(block.seen) == ["first", "tam", "second"]
+        assert block.seen["first"][1] is block.seen["tam"][0]
+        assert block.seen["tam"][1] is block.seen["second"][0]
+
+
+def test_tam_stands_where_an_inverted_residual_is_narrow(student):
+    model = student(TamConfig())
+    blocks = [block for block in model.modules() if hasattr(block, "tam")]
+    widths = [(block.tam.importance[3].out_channels, block.conv_pw.in_channels) for block in blocks]
+    assert widths == [(width, width) for width in (8, 16, 16, 24, 24, 24, 32, 32, 56, 56)]
 
 
 def test_an_unknown_residual_block_is_refused():
@@ -165,7 +213,7 @@ def test_an_unknown_residual_block_is_refused():
     backbone = timm.create_model("mobilenetv2_035")
     backbone.blocks.append(Strange())
     with pytest.raises(ConfigError, match="does not know the residual block Strange"):
-        place_shift(backbone, num_frames=3, shift_div=8, name="mobilenetv2_035")
+        place_temporal(backbone, SHIFT, num_frames=3, name="mobilenetv2_035")
 
 
 def test_a_backbone_too_narrow_for_the_shift_is_refused(spec_of):
@@ -311,18 +359,19 @@ def test_image_weights_that_do_not_arrive(spec_of, monkeypatch):
     def unreachable(*args, **kwargs):
         raise OSError("huggingface.co cannot be reached\nlong story")
 
-    monkeypatch.setattr(students.timm, "create_model", unreachable)
+    monkeypatch.setattr(students_backbone.timm, "create_model", unreachable)
     config = TimmVideoConfig(input=spec_of(3, 32), backbone="resnet18", pretrained=True)
     with pytest.raises(UserError, match=r"^ImageNet weights of 'resnet18' .*reached\); set pretra"):
         create_video_model(config, num_classes=4)
 
 
 @pytest.mark.slow
-def test_compiled_student_equals_eager(spec_of):
+@pytest.mark.parametrize("temporal", [SHIFT, DepthwiseConfig(), TamConfig()])
+def test_compiled_student_equals_eager(spec_of, temporal):
     """Inductor once left the borders of a shift unset: whole networks gave NaN."""
     config = TimmVideoConfig(
         backbone="mobilenetv2_050",
-        temporal=ShiftConfig(),
+        temporal=temporal,
         input=spec_of(4, 32),
     )
     model = create_video_model(config, num_classes=5, seed=0).without_taps().eval()
