@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from pydantic import Field, model_validator
 
-from videokd.checkpoint import load_checkpoint, load_state_dict
+from videokd.checkpoint import load_checkpoint
 from videokd.config import Config, load_config, parse_config
 from videokd.data.index import Index, read_index
 from videokd.data.loading import DataConfig, EvalLoader, TrainLoader
@@ -22,9 +22,10 @@ from videokd.data.sampling import SameFrames, TeacherView, WholeVideo
 from videokd.data.sampling.protocols import EvalProtocol
 from videokd.distill.objective import Objective, ObjectiveConfig
 from videokd.engine.evaluate import EvalConfig, score_videos
-from videokd.engine.train import BEST, TrainConfig, Trainer, Validation
+from videokd.engine.train import TrainConfig, Trainer, Validation
 from videokd.errors import ConfigError, UserError
 from videokd.files import file_digest
+from videokd.first_weights import InitConfig, checkpoint_file, find_weights, load_first_weights
 from videokd.models.students import TimmVideoConfig
 from videokd.models.temporal import NoTemporalConfig
 from videokd.models.video_model import Frozen, VideoModel
@@ -49,17 +50,6 @@ class TeacherConfig(Config):
     """A run folder (its best.pt is taken) or a .pt file of ours."""
     view: TeacherView = Field(default_factory=SameFrames)
     """What the teacher sees of the student's video."""
-
-
-class InitConfig(Config):
-    """Where the trained network's first weights come from; without `weights` they are random."""
-
-    weights: Path | None = None
-    """A run folder, a checkpoint, or a bare state dict (.pt, .pth, .safetensors)."""
-    replace_head: bool = False
-    """Leave the classifier as initialised: needed when the classes are others."""
-    partial: bool = False
-    """Go on where some weights are missing or left over; they are listed either way."""
 
 
 class RunConfig(Config):
@@ -89,6 +79,15 @@ class RunConfig(Config):
             )
         if self.teacher is not None and not self.objective.needs_teacher:
             raise ValueError("a teacher is given, but no term of objective uses it; remove one")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_there(self) -> RunConfig:
+        if self.train.epochs == 0 and (self.init.weights is None or self.init.replace_head):
+            raise ValueError(
+                "train.epochs 0 takes the first weights as they are, and here they are random; "
+                "give init.weights (without init.replace_head), or train"
+            )
         return self
 
 
@@ -139,16 +138,6 @@ def load_trained(path: Path | str) -> Trained:
     return Trained(model.eval(), classes, config, file, content["state"])
 
 
-def checkpoint_file(path: Path) -> Path:
-    """The file meant by a run folder (its best.pt) or by a file."""
-    if path.is_dir():
-        file = path / BEST
-        if not file.is_file():
-            raise UserError(f"{path}: holds no {BEST}; train it first, or give another run folder")
-        return file
-    return path
-
-
 def without_pretraining(config: Any) -> Any:
     """The same network without fetching ImageNet weights, for when others follow anyway."""
     if getattr(config, "pretrained", False):
@@ -156,32 +145,26 @@ def without_pretraining(config: Any) -> Any:
     return config
 
 
-def create_model(config: RunConfig, num_classes: int) -> tuple[VideoModel, LoadReport | None]:
+def create_model(config: RunConfig, classes: ClassNames) -> tuple[VideoModel, LoadReport | None]:
     """The network to train with its first weights, and what was matched if some were loaded.
 
     The first weights depend on the seed and the network alone, so a control and a student of one
     seed start equal.
+
+    Raises:
+        UserError: whatever is wrong with the weights that `init` names.
     """
     model_config = config.model
     if config.init.weights is not None:
         model_config = without_pretraining(model_config)
     model = create_video_model(
         model_config,
-        num_classes=num_classes,
+        num_classes=len(classes),
         seed=_derived_seed(config.seed, _SEED_OF_WEIGHTS),
     )
     if config.init.weights is None:
         return model, None
-    file = checkpoint_file(config.init.weights)
-    report = load_weights(
-        model.network,
-        load_state_dict(file),
-        replace_head=config.init.replace_head,
-        classifier=model.classifier,
-        source=str(file),
-        allow_partial=config.init.partial,
-    )
-    return model, report
+    return model, load_first_weights(model, config.init, classes)
 
 
 def build(
@@ -196,7 +179,9 @@ def build(
     """
     index = read_index(config.data.index)
     teacher = _load_teacher(config, index)
-    student, load_report = create_model(config, len(index.classes))
+    with fabric.rank_zero_first(local=True):  # one process of a machine downloads
+        first_weights = find_weights(config.init)
+    student, load_report = create_model(config, index.classes)
     if load_report is not None and on_init is not None:
         on_init(load_report.summary())
     objective = Objective(
@@ -233,9 +218,7 @@ def build(
             "class_names": list(index.classes),
             "index": file_digest(config.data.index),
             "teacher": file_digest(teacher.path) if teacher is not None else None,
-            "first_weights": (
-                file_digest(checkpoint_file(config.init.weights)) if config.init.weights else None
-            ),
+            "first_weights": file_digest(first_weights.path) if first_weights else None,
         },
         max_unreadable_pct=config.data.max_unreadable_pct,
         validate=_validation(config, index, fabric),
