@@ -145,7 +145,15 @@ def test_parse_names_its_source() -> None:
     ("name", "known", "expected"),
     [
         ("weigth", ["weight", "height"], "did you mean 'weight'?"),
+        ("WEIGHT", ["weight", "height"], "did you mean 'weight'?"),
+        ("adamw", ["SGD", "AdamW"], "did you mean 'AdamW'?"),
         ("zzz", ["b", "a"], "known: a, b"),
+        ("", [f"{n:02}" for n in range(32)], "known: " + ", ".join(f"{n:02}" for n in range(32))),
+        (
+            "",
+            [f"{n:02}" for n in range(33)],
+            "known: " + ", ".join(f"{n:02}" for n in range(32)) + ", ... (33)",
+        ),
         ("zzz", [], "nothing is allowed here"),
     ],
 )

@@ -19,6 +19,10 @@ from videokd.errors import ConfigError
 
 BASE_KEY = "base"
 """A recipe may name other recipes under this key; its own keys are laid over theirs."""
+_IDENTITIES = ("kind", "preset")
+"""Keys that say what a mapping is of; the others mean something for that alone."""
+_MAX_SHOWN = 32
+"""Names in an error where none is near: more would no longer be one line to read."""
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 
@@ -50,8 +54,8 @@ def load_config(
 def read_yaml(path: Path | str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Read a YAML file as a plain dict, with its `base:` files below it and overrides above it.
 
-    Mappings are merged key by key; anything else is replaced. A mapping of another `kind` replaces
-    the one below as a whole: the settings of one kind mean nothing to another.
+    Mappings are merged key by key; anything else is replaced. A mapping of another `kind` or
+    `preset` replaces the one below as a whole: the settings of one mean nothing to another.
     """
     data = _with_overrides(_read_with_bases(Path(path), seen=()), overrides)
     _refuse_interpolation(data, source=str(path))
@@ -69,7 +73,7 @@ def _with_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
                 f"override {override!r} is not of the form key=value, for example train.lr=1e-3"
             )
         try:
-            data = _laid_over(data, _plain(OmegaConf.from_dotlist([override])))
+            data = laid_over(data, _plain(OmegaConf.from_dotlist([override])))
         except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
             raise ConfigError(
                 f"override {override!r} cannot be applied: {_first_line(error)}"
@@ -77,14 +81,21 @@ def _with_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
     return data
 
 
-def _laid_over(below: Any, above: Any) -> Any:
+def laid_over(below: Any, above: Any) -> Any:
+    """Plain data over other plain data: mappings merged key by key, anything else replaced.
+
+    A mapping that names another `kind` or `preset` than the one below replaces it.
+    """
     if not isinstance(below, dict) or not isinstance(above, dict):
         return above
-    if "kind" in below and "kind" in above and below["kind"] != above["kind"]:
+    held, named = (
+        {key: data[key] for key in _IDENTITIES if key in data} for data in (below, above)
+    )
+    if held and named and held != named:
         return above
     merged = dict(below)
     for key, value in above.items():
-        merged[key] = _laid_over(merged[key], value) if key in merged else value
+        merged[key] = laid_over(merged[key], value) if key in merged else value
     return merged
 
 
@@ -121,11 +132,15 @@ def dump_yaml(config: Config) -> str:
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """A clause for an error: the nearest known name, or all of them when none is near."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    """A clause for an error: the nearest known name whatever its case, or the first of them all."""
+    by_folded = {one.casefold(): one for one in known}
+    near = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.6)
     if near:
-        return f"did you mean {near[0]!r}?"
-    return f"known: {', '.join(sorted(known))}" if known else "nothing is allowed here"
+        return f"did you mean {by_folded[near[0]]!r}?"
+    if not known:
+        return "nothing is allowed here"
+    shown = ", ".join(sorted(known)[:_MAX_SHOWN])
+    return f"known: {shown}" + (f", ... ({len(known)})" if len(known) > _MAX_SHOWN else "")
 
 
 def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
@@ -151,8 +166,8 @@ def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise ConfigError(f"{path}: {BASE_KEY} is a path or a list of paths, not {bases!r}")
     merged: dict[str, Any] = {}
     for name in names:
-        merged = _laid_over(merged, _read_with_bases(path.parent / name, (*seen, resolved)))
-    return dict(_laid_over(merged, data))
+        merged = laid_over(merged, _read_with_bases(path.parent / name, (*seen, resolved)))
+    return dict(laid_over(merged, data))
 
 
 def _refuse_interpolation(value: Any, source: str, where: str = "") -> None:

@@ -28,7 +28,7 @@ from videokd.errors import ConfigError, UnreadableVideo, UserError
 from videokd.recipe import load_trained
 from videokd.runs import train
 from videokd.tracking import read_metrics
-from videokd.types import ClipBatch
+from videokd.types import ClassNames, ClipBatch
 
 
 def run(settings: dict[str, Any]) -> Path:
@@ -516,11 +516,13 @@ def test_control_and_student_start_equal(
 ) -> None:
     from videokd.recipe import create_model
 
-    one, _ = create_model(as_config(recipe(tiny_index, tmp_path / "a")), 12)
+    one, _ = create_model(as_config(recipe(tiny_index, tmp_path / "a")), tiny_index.classes)
     torch.rand(7)
-    other, _ = create_model(as_config(student_recipe(tiny_index, tmp_path / "b", tiny_teacher)), 12)
+    student = as_config(student_recipe(tiny_index, tmp_path / "b", tiny_teacher))
+    other, _ = create_model(student, tiny_index.classes)
     assert_same_weights(one.state_dict(), other.state_dict())
-    third, _ = create_model(as_config(recipe(tiny_index, tmp_path / "c", seed=4)), 12)
+    other_seed = as_config(recipe(tiny_index, tmp_path / "c", seed=4))
+    third, _ = create_model(other_seed, tiny_index.classes)
     assert not torch.equal(next(iter(one.parameters())), next(iter(third.parameters())))
 
 
@@ -530,11 +532,11 @@ def test_a_student_can_start_from_another_run(
     from videokd.recipe import create_model
 
     settings = recipe(tiny_index, tmp_path / "run", init={"weights": str(tiny_control)})
-    model, report = create_model(as_config(settings), 12)
+    model, report = create_model(as_config(settings), tiny_index.classes)
     assert report is not None
     assert_same_weights(model.state_dict(), load_trained(tiny_control).model.state_dict())
     settings["init"]["replace_head"] = True
-    fewer, _ = create_model(as_config(settings), 5)
+    fewer, _ = create_model(as_config(settings), ClassNames(list("abcde")))
     assert [p.shape[0] for p in fewer.classifier_parameters()] == [5, 5]
 
 

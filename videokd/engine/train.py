@@ -24,7 +24,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from videokd.checkpoint import load_checkpoint, save_checkpoint
+from videokd.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from videokd.config import Config
 from videokd.data.augment.device import augmented_clips, mixed_targets
 from videokd.data.loading import TrainLoader
@@ -45,9 +45,6 @@ from videokd.types import ClipBatch, ModelOutput
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-LAST = "last.pt"
-BEST = "best.pt"
-
 _SEED_OF_STEPS = 1
 """Sets the steps' random numbers apart from those of other uses of the same seed."""
 
@@ -55,8 +52,9 @@ _SEED_OF_STEPS = 1
 class TrainConfig(Config):
     """How long, how fast, and what is kept on the way."""
 
-    epochs: int = Field(ge=1)
-    """Passes over the training videos; the last partial batch of a pass is left out."""
+    epochs: int = Field(ge=0)
+    """Passes over the training videos; the last partial batch of a pass is left out. 0 takes the
+    first weights as they are: published ones become a run folder, validated and ready to teach."""
     batch_size: int = Field(ge=1)
     """Clips per optimiser step, over all processes and accumulated parts together: one of each
     video, or `data.repeats`."""
@@ -225,6 +223,9 @@ class Trainer:
             Interrupted: after SIGINT or SIGTERM, with everything saved.
             UserError: too many unreadable videos, or a loss that is no number.
         """
+        if not self.total_steps:
+            self._keep_first_weights(sinks)
+            return self.state
         note = ""
         started = time.monotonic() - self.state.seconds
         self.loader.quarantine(self.state.unreadable)
@@ -259,6 +260,13 @@ class Trainer:
                         f"{self.run_dir / LAST}; start the same command again to go on"
                     )
         return self.state
+
+    def _keep_first_weights(self, sinks: Sequence[Sink]) -> None:
+        """Without an epoch: what was loaded is validated and is both the best and the last."""
+        started = time.monotonic()
+        self._validate(sinks)
+        self.state.seconds = time.monotonic() - started
+        self._save_last()
 
     def _step(self, batch: ClipBatch, step: int) -> dict[str, torch.Tensor]:
         """One optimiser step over this process's share of the batch; the terms, on the device."""
@@ -415,7 +423,7 @@ class Trainer:
                 self.state.best = {"step": self.state.step, **dataclasses.asdict(result)}
                 self._save_best()
         scalars = {f"val_{name}": value for name, value in dataclasses.asdict(result).items()}
-        _log(sinks, self.state.step - 1, scalars)
+        _log(sinks, max(0, self.state.step - 1), scalars)
         assert self.state.best is not None
         return f"val top-1 {result.top1_pct:.1f} %, best {self.state.best['top1_pct']:.1f} %"
 

@@ -133,6 +133,11 @@ def read_index(path: Path | str, *, check_files: bool = False) -> Index:
             the classes, an unknown reader, a video that stands twice; or for an empty index.
     """
     source = Path(path)
+    if not source.exists():
+        raise UserError(
+            f"{source}: no such file; make the index with `videokd data index`, data/README.md has "
+            "the command for each data set"
+        )
     index = _read_at_once(source) or _read_by_row(source)
     if check_files:
         index.check_files()
