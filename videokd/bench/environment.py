@@ -16,8 +16,16 @@ import torch
 import videokd
 
 _CPU_INFO = Path("/proc/cpuinfo")
-_CPU_MAX_KHZ = Path("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq")
-_GPU_FIELDS = ("driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem")
+_CPU_FREQUENCY = Path("/sys/devices/system/cpu/cpu0/cpufreq")
+_GPU_FIELDS = (
+    "driver_version",
+    "clocks.sm",
+    "clocks.mem",
+    "clocks.max.sm",
+    "clocks.max.mem",
+    "power.limit",
+    "persistence_mode",
+)
 _SECONDS = 10.0
 """After which a tool that does not answer counts as absent."""
 
@@ -27,8 +35,9 @@ def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
 
     Returns:
         `device`: "cpu: NAME" or "cuda: NAME"; `versions`: name -> text (videokd, python, torch,
-        platform, threads, and on a GPU cuda, cudnn, driver); `clocks`: name -> MHz as read now, or
-        None where the machine does not tell.
+        platform, threads; of a CPU its cores and what governs its clock, where told; of a GPU
+        cuda, cudnn, driver, compute capability, tf32, power limit and persistence mode);
+        `clocks`: name -> MHz, as read now and the highest, or None where the machine does not tell.
     """
     where = torch.device(device)
     gpu = _gpu_facts(where) if where.type == "cuda" else {}
@@ -43,7 +52,12 @@ def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
         versions["cuda"] = str(torch.version.cuda)
         versions["cudnn"] = str(torch.backends.cudnn.version())
         versions["driver"] = gpu.get("driver_version", "not readable")
+        versions["compute_capability"] = "{}.{}".format(*torch.cuda.get_device_capability(where))
         versions["tf32"] = str(torch.backends.cuda.matmul.allow_tf32)
+        versions["power_limit_w"] = gpu.get("power.limit", "not readable")
+        versions["persistence_mode"] = gpu.get("persistence_mode", "not readable")
+    else:
+        versions |= _cpu_facts()
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else cpu_name()
     clocks = _gpu_clocks_mhz(gpu) if where.type == "cuda" else _cpu_clocks_mhz()
     return {"device": f"{where.type}: {name}", "versions": versions, "clocks": clocks or None}
@@ -72,6 +86,24 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def gpu_uuid(device: torch.device) -> str:
+    """The GPU's name for the driver's tools.
+
+    Indices differ between torch and them under CUDA_VISIBLE_DEVICES; this does not.
+    """
+    return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+
+
+def _cpu_facts() -> dict[str, str]:
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    facts = {"cores": str(len(cores) or os.cpu_count())}
+    with contextlib.suppress(OSError):  # virtual machines seldom tell
+        facts["cpu_governor"] = (
+            (_CPU_FREQUENCY / "scaling_governor").read_text(encoding="ascii").strip()
+        )
+    return facts
+
+
 def _git(*arguments: str) -> str | None:
     """What git prints in the package's folder; None where git or the repository is not there."""
     program = shutil.which("git")
@@ -87,10 +119,10 @@ def _gpu_facts(device: torch.device) -> dict[str, str]:
     program = shutil.which("nvidia-smi")
     if program is None:
         return {}
-    # Indices differ between torch and nvidia-smi under CUDA_VISIBLE_DEVICES; the UUID does not.
-    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
     query = f"--query-gpu={','.join(_GPU_FIELDS)}"
-    printed = _printed_by([program, f"--id={uuid}", query, "--format=csv,noheader,nounits"])
+    printed = _printed_by(
+        [program, f"--id={gpu_uuid(device)}", query, "--format=csv,noheader,nounits"]
+    )
     if printed is None:
         return {}
     values = [value.strip() for value in printed.split(",")]
@@ -115,7 +147,9 @@ def _cpu_clocks_mhz() -> dict[str, float]:
     if now:
         clocks["cpu_mhz"] = statistics.median(now)
     with contextlib.suppress(OSError, ValueError):  # virtual machines seldom tell
-        clocks["cpu_max_mhz"] = int(_CPU_MAX_KHZ.read_text(encoding="ascii")) / 1000
+        clocks["cpu_max_mhz"] = (
+            int((_CPU_FREQUENCY / "cpuinfo_max_freq").read_text(encoding="ascii")) / 1000
+        )
     return clocks
 
 

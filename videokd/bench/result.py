@@ -8,10 +8,23 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from videokd.bench.parts import (
+    STRICT,
+    Convention,
+    Dtype,
+    Form,
+    Interval,
+    Latency,
+    MemoryFormat,
+    Mode,
+    Roofline,
+    Weights,
+    WholePath,
+)
 from videokd.config import did_you_mean
 from videokd.errors import UserError
 
@@ -20,39 +33,20 @@ MIN_RUNS = 100
 MIN_RUNS_QUICK = 10
 """The same in the quick form, which a result then says of itself."""
 
-Dtype = Literal["fp32", "bf16", "fp16"]
-Mode = Literal["eager", "compile", "graph"]
-Interval = tuple[float, float]
-
-_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """The distribution of the timed runs, in ms a batch; `spread` and `runs` have no unit."""
-
-    p50: float
-    p95: float
-    p99: float
-    mean: float
-    spread: float
-    """Interquartile range divided by the median, (p75 - p25) / p50: 0.02 is a quiet machine."""
-    runs: int
-    """How many runs were timed."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
-
-    def __post_init__(self) -> None:
-        if not 0 < self.p50 <= self.p95 <= self.p99 < math.inf:
-            raise UserError(
-                f"latency p50 {self.p50}, p95 {self.p95}, p99 {self.p99} ms: "
-                "percentiles are above 0 and do not fall; measure again"
-            )
-        if not (0 < self.mean < math.inf and 0 <= self.spread < math.inf and self.runs >= 1):
-            raise UserError(
-                f"latency mean {self.mean} ms, spread {self.spread}, runs {self.runs}: mean and "
-                "runs are above 0, spread is not negative; measure again"
-            )
+__all__ = [
+    "MIN_RUNS",
+    "MIN_RUNS_QUICK",
+    "BenchmarkResult",
+    "Dtype",
+    "Interval",
+    "Latency",
+    "Mode",
+    "Roofline",
+    "Setting",
+    "WholePath",
+    "read_results",
+    "results_json",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,10 +81,27 @@ class BenchmarkResult:
     latency_ms: Latency
     throughput_clips_s: float
     """Clips per second of synchronised batches; decoding is not in it."""
+    form: Form = "trained"
+    memory_format: MemoryFormat = "contiguous"
+    threads: int | None = None
+    """CPU threads that computed it; None on a GPU."""
+    weights: Weights = "trained"
+    """random: a network of the catalog, timed and counted without its trained weights."""
+    convention: Convention = "mac"
+    """How `gops_per_view` was counted; `gmacs_per_view` always counts multiply-adds."""
+    gops_per_view: float | None = None
+    """1e9 operations for one clip and one crop as `convention` counts them; None under `mac`."""
     peak_mem_gib: float | None = None
-    """GiB (2^30 bytes) that weights, inputs and activations took on the GPU; None on the CPU."""
+    """GiB (2^30 bytes) for weights, one input batch and what the forward needs beside them: on a
+    GPU as the allocator says, on a CPU by how far resident memory rose; None where not known."""
     energy_j: float | None = None
-    """Joules a batch; None where it was not measured."""
+    """Joules a batch, idle power included; None where the device does not report it."""
+    energy_source: str | None = None
+    """What reported the energy: `nvml`, `nvidia-smi` or `rapl`."""
+    roofline: Roofline | None = None
+    """What the device's measured ceilings allow; None where it was not measured."""
+    paths: tuple[WholePath, ...] = ()
+    """From video files to classes in this setting, one a file; empty where it was not measured."""
     top1_pct: float | None = None
     """Accuracy over videos, percent; None where it was not measured."""
     top5_pct: float | None = None
@@ -99,6 +110,10 @@ class BenchmarkResult:
     top5_interval_pct: Interval | None = None
     num_videos: int | None = None
     """Videos that the accuracy was measured on."""
+    protocol: str | None = None
+    """How the accuracy was measured: split, views, sampling and crop, in a line."""
+    command: str | None = None
+    """What to type to get this result again."""
     clocks: Mapping[str, float] | None = None
     """MHz, as read beside the timing; None where they cannot be read."""
     versions: Mapping[str, str] | None = None
@@ -108,7 +123,7 @@ class BenchmarkResult:
     quick: bool = False
     """Measured in the quick form: fewer than 100 timed runs were allowed."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     def __post_init__(self) -> None:
         self._check_runs()
@@ -127,13 +142,18 @@ class BenchmarkResult:
     def _check_sizes(self) -> None:
         if not self.model.strip() or not self.role.strip():
             raise UserError(f"model {self.model!r}, role {self.role!r}: both need a name")
-        counts = ("num_views", "batch", "num_frames", "crop_px", "num_videos")
-        amounts = ("params_m", "peak_mem_gib", "energy_j")
+        counts = ("num_views", "batch", "num_frames", "crop_px", "num_videos", "threads")
+        amounts = ("params_m", "peak_mem_gib", "energy_j", "gops_per_view")
         for names, least in ((counts, 1), (amounts, 0)):
             for name in names:
                 value = getattr(self, name)
                 if value is not None and not least <= value < math.inf:
                     raise UserError(f"{self.model}: {name} is {value}; it is at least {least}")
+        if (self.convention == "mac") != (self.gops_per_view is None):
+            raise UserError(
+                f"{self.model}: convention {self.convention} with gops_per_view "
+                f"{self.gops_per_view}; the count stands there where the convention is not mac"
+            )
         for name in ("throughput_clips_s", "gmacs_per_view"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"{self.model}: {name} is {getattr(self, name)}; it is above 0")
@@ -172,7 +192,20 @@ class BenchmarkResult:
     @property
     def setting(self) -> Setting:
         """What has to be equal before two latencies may be compared."""
-        return Setting(self.device, self.dtype, self.mode, self.batch)
+        return Setting(
+            self.device,
+            self.dtype,
+            self.mode,
+            self.batch,
+            self.threads,
+            self.form,
+            self.memory_format,
+        )
+
+    @property
+    def energy_per_clip_j(self) -> float | None:
+        """Joules a clip; None where it was not measured."""
+        return None if self.energy_j is None else self.energy_j / self.batch
 
     def with_accuracy(
         self,
@@ -195,11 +228,7 @@ class BenchmarkResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, every field in it."""
-        data = asdict(self)
-        for name in ("top1_interval_pct", "top5_interval_pct"):
-            if data[name] is not None:
-                data[name] = list(data[name])
-        return data
+        return {name: _as_lists(value) for name, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, source: str = "result") -> BenchmarkResult:
@@ -231,9 +260,17 @@ class Setting(NamedTuple):
     dtype: str
     mode: str
     batch: int
+    threads: int | None = None
+    form: str = "trained"
+    memory_format: str = "contiguous"
 
     def __str__(self) -> str:
-        return f"{self.device}, {self.dtype}, {self.mode}, batch {self.batch}"
+        words = [self.device, self.dtype, self.mode, f"batch {self.batch}"]
+        if self.threads is not None:
+            words.append(f"{self.threads} thread{'' if self.threads == 1 else 's'}")
+        words += [self.form] if self.form != "trained" else []
+        words += [self.memory_format] if self.memory_format != "contiguous" else []
+        return ", ".join(words)
 
 
 def results_json(results: Sequence[BenchmarkResult]) -> str:
@@ -260,6 +297,13 @@ def read_results(path: Path | str) -> list[BenchmarkResult]:
         BenchmarkResult.from_dict(item, source=f"{path}: result {position}")
         for position, item in enumerate(data)
     ]
+
+
+def _as_lists(value: Any) -> Any:
+    """Plain data without tuples, as JSON would give it back."""
+    if isinstance(value, dict):
+        return {key: _as_lists(item) for key, item in value.items()}
+    return [_as_lists(item) for item in value] if isinstance(value, tuple) else value
 
 
 @functools.cache

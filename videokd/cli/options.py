@@ -26,7 +26,8 @@ PROTOCOL_NAMES = (
     "mmaction2_tsm_twice_2x3, mmaction2_tsm_dense_10x10, mmaction2_tsm_dense_10x3, "
     "mmaction2_uniform_1x3, mmaction2_uniform_2x3, mmaction2_uniform_4x3, pyslowfast_10x3, "
     "pyslowfast_offset_5x1, pyslowfast_offset_5x3, pyslowfast_ssv2_1x3, pytorchvideo_10x3, "
-    "pytorchvideo_main_10x3, tsm_uniform_1x1, tsm_twice_2x3, tsm_dense_10x3"
+    "pytorchvideo_main_10x3, torchvision_5x1, torchvision_12x1, tsm_uniform_1x1, tsm_twice_2x3, "
+    "tsm_dense_10x3"
 )
 """Those of `videokd.data.sampling.protocols`, said here so that help needs nothing but typer."""
 

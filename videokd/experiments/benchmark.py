@@ -1,0 +1,83 @@
+"""Benchmark run folders and networks of the catalogue, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from videokd.bench.benchmark import Benchmarks, BenchPlan, Subject, benchmark_models
+from videokd.bench.result import BenchmarkResult
+from videokd.errors import UserError
+from videokd.models.catalog import ModelEntry, entry
+from videokd.models.zoo import create_video_model
+from videokd.progress import show_progress
+from videokd.recipe import Trained, flush_denormals, load_trained, without_pretraining
+from videokd.runs import bench_subject, keep_results
+
+
+@dataclass(frozen=True)
+class Named:
+    """What the command line named: a network, and the run that it is of if it is of one."""
+
+    subject: Subject
+    trained: Trained | None
+
+
+def named_network(name: str) -> Named:
+    """The network of a run folder or checkpoint, or of the catalogue with random weights.
+
+    Latency and complexity do not depend on trained weights.
+
+    Raises:
+        UserError: neither a path nor a name of the catalogue.
+    """
+    if Path(name).exists():
+        trained = load_trained(Path(name))
+        return Named(bench_subject(trained, argument=name), trained)
+    try:
+        return Named(_catalogued(entry(name)), None)
+    except UserError as error:
+        if Path(name).name != name or Path(name).suffix:
+            raise UserError(f"{name}: no such run folder or checkpoint") from None
+        raise UserError(f"{error}; nor is there such a run folder") from None
+
+
+def run_benchmarks(networks: Sequence[Named], plan: BenchPlan, *, quiet: bool) -> Benchmarks:
+    """Measure networks in the same settings; those of run folders keep their rows in `bench.json`.
+
+    Raises:
+        UserError: nothing of it could be measured.
+    """
+    flush_denormals()
+    with show_progress("benchmark", quiet=quiet) as report:
+        subjects = [network.subject for network in networks]
+        found = benchmark_models(subjects, plan, on_progress=report)
+    kept: list[list[BenchmarkResult]] = []
+    for network, results in zip(networks, found.results, strict=True):
+        kept.append(results)
+        if network.trained is not None and results:
+            kept[-1] = keep_results(network.trained, results)
+    return replace(found, results=kept)
+
+
+def _catalogued(one: ModelEntry) -> Subject:
+    model = create_video_model(
+        without_pretraining(one.config()), num_classes=one.num_classes, taps=(), seed=0
+    )
+    return Subject(
+        model=model.eval(),
+        name=one.name,
+        role=one.role,
+        weights="random",
+        num_views=_num_views(one),
+        argument=one.name,
+    )
+
+
+def _num_views(one: ModelEntry) -> int:
+    """Clips x crops of the published accuracy; 1 where nothing is published."""
+    if one.published is None:
+        return 1
+    num_clips, _, num_crops = one.published.views.partition("x")
+    return int(num_clips) * int(num_crops)
