@@ -3,12 +3,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow lint browser clean
 
 demo: $(INSTALLED)
 	$(BIN)/videokd demo
 
-test: $(INSTALLED) lint
+test: $(INSTALLED) lint browser
 	$(BIN)/python -m pytest
 
 test-slow: $(INSTALLED)
@@ -18,6 +18,15 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# The report's page is tested in a real browser. Where a missing one cannot be installed, those tests
+# say so and skip, or fail where CI is set.
+browser:
+	@if command -v chromium || command -v chromium-browser || command -v google-chrome; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get && apt-get update -qq && \
+		apt-get install -qq -y --no-install-recommends chromium; then :; \
+	else echo "no chromium: install it (apt-get install chromium) to test the report's page"; \
+	fi >&2
 
 $(INSTALLED): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -68,7 +68,7 @@ def test_index_train_eval_bench_report_predict(
     status, out, err = call(capsys, "report", tmp_path / "run", "--out", tmp_path / "report")
     assert status == 0, err
     names = {path.name for path in (tmp_path / "report").iterdir()}
-    assert names == {"report.md", "report.html", "pareto.png", "results.json"}
+    assert names == {"report.md", "report.html", "pareto.png", "results.json", "results.csv"}
     video = next(videos.rglob("test/*/*.mp4"))
     status, out, _ = call(capsys, "predict", tmp_path / "run", video, "--json", "--topk", 3)
     (prediction,) = json.loads(out)

@@ -28,6 +28,7 @@ FLOORS = {
     # Rooms that use them.
     "engine": 5,
     "bench": 5,
+    "first_weights": 5,
     # Where names meet code, and run folders.
     "recipe": 6,
     "runs": 7,

@@ -66,8 +66,8 @@ def write_text(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Write a header and rows as CSV in UTF-8, as whole as `write_text` does."""
+def csv_text(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A header and rows as CSV."""
     text = io.StringIO(newline="")
     plain = csv.writer(text, lineterminator="\n")
     # The csv module of Python 3.11 and 3.12 leaves a carriage return bare, and it ends the row.
@@ -75,7 +75,12 @@ def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object
     for row in (columns, *rows):
         has_return = any("\r" in str(value) for value in row)
         (quoted if has_return else plain).writerow(row)
-    write_text(path, text.getvalue())
+    return text.getvalue()
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Write a header and rows as CSV in UTF-8, as whole as `write_text` does."""
+    write_text(path, csv_text(columns, rows))
 
 
 def write_listing(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -1,7 +1,7 @@
 """Run folders: train into one, evaluate and benchmark what lies in one.
 
-A run folder holds `recipe.yaml` (resolved), `metrics.jsonl`, `last.pt`, `best.pt`, `eval.json`,
-`bench.json`, and `student.safetensors`, which needs nothing else to be used.
+A run folder holds `recipe.yaml` (resolved), `metrics.jsonl`, `last.pt`, `best.pt`, `eval.json` with
+the `predictions.csv` behind it, `bench.json`, and `student.safetensors`, which needs nothing else.
 """
 
 from __future__ import annotations
@@ -9,23 +9,26 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import json
+import os
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from videokd.bench.benchmark import benchmark_model
+from videokd.bench.benchmark import BenchPlan, Subject, benchmark_models
+from videokd.bench.latency import settings_of
 from videokd.bench.result import BenchmarkResult, read_results, results_json
-from videokd.checkpoint import load_checkpoint
+from videokd.checkpoint import BEST, LAST, load_checkpoint
 from videokd.config import dump_yaml
 from videokd.data.index import read_index
 from videokd.engine.evaluate import EvalConfig, score_videos
-from videokd.engine.train import BEST, LAST, Trainer
+from videokd.engine.train import Trainer
 from videokd.errors import UserError
 from videokd.files import check_place, read_text, write_text, written_beside
-from videokd.metrics import accuracy_report
+from videokd.metrics import Predictions, accuracy_report
 from videokd.progress import show_progress
 from videokd.recipe import (
     Device,
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
 
 RECIPE = "recipe.yaml"
 EVAL = "eval.json"
+PREDICTIONS = "predictions.csv"
 BENCH = "bench.json"
 STUDENT = "student.safetensors"
 
@@ -86,8 +90,8 @@ def train(config: RunConfig, *, device: Device = "auto", quiet: bool = False) ->
 
 def _train(config: RunConfig, trainer: Trainer, fabric: Fabric, *, quiet: bool) -> TrainOutcome:
     run_dir = config.output_dir
-    trainer.resume()
-    already_done = trainer.finished
+    # Without an epoch there is no step to do, but weights to keep.
+    already_done = trainer.resume() and trainer.finished
     if not already_done:
         sinks = _sinks(config, from_step=trainer.state.step) if fabric.is_global_zero else []
         try:
@@ -157,7 +161,8 @@ def evaluate(
     """Accuracy of a trained network on a split (the recipe's test split), as `eval --json` says it.
 
     The document is kept beside the checkpoint: as `eval.json`, which reports go by, for best.pt on
-    the test split; otherwise under a name that says what it is of.
+    the test split; otherwise under a name that says what it is of. What was said of each video goes
+    beside it, as `predictions.csv`, by which runs are compared.
     """
     trained = run if isinstance(run, Trained) else load_trained(run)
     config = trained.config
@@ -175,62 +180,102 @@ def evaluate(
     model = trained.model.without_taps().to(fabric.device)
     with show_progress(f"evaluate {trained.name}", quiet=quiet) as report:
         scores = score_videos(fabric, model, loader, on_progress=report)
-    groups = [index.records[video_id].group for video_id in scores.video_ids.tolist()]
+    records = [index.records[video_id] for video_id in scores.video_ids.tolist()]
+    groups = [record.group for record in records]
     metrics = accuracy_report(
         scores.probabilities,
         scores.labels,
         trained.classes,
         groups=groups if all(groups) else None,
     )
+    predictions = Predictions.from_scores(
+        scores.probabilities,
+        scores.labels,
+        trained.classes,
+        paths=[_path_in_index(record.path, config.data.index) for record in records],
+        groups=groups,
+    )
     document = {
         "protocol": _protocol(trained, views, split),
+        "split": split,
+        "views": {name: getattr(views, name) for name in ("protocol", "num_clips", "num_crops")},
+        "command": _eval_command(trained, views, split),
         "checkpoint_step": trained.state["step"],
         "num_views": views.num_views,
         "num_frames": views.views.num_frames or trained.model.spec.num_frames,
+        "predictions_digest": predictions.digest,
         **metrics.to_dict(),
     }
     if fabric.is_global_zero:
         is_the_result = split == config.data.test_split and trained.path.name == BEST
-        name = EVAL if is_the_result else f"eval.{trained.path.stem}.{split}.json"
-        write_text(trained.path.parent / name, json.dumps(document, indent=1) + "\n")
+        own = "" if is_the_result else f".{trained.path.stem}.{split}"
+        folder = trained.path.parent
+        # The document goes last: it names the predictions that it was made of by their digest.
+        write_text(folder / f"predictions{own}.csv", predictions.to_csv())
+        write_text(folder / f"eval{own}.json", json.dumps(document, indent=1) + "\n")
     return document
 
 
 def benchmark(
     run: Trained | Path,
     *,
-    batch: int = 1,
-    dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
     device: Device = "auto",
     quick: bool = False,
     quiet: bool = False,
 ) -> BenchmarkResult:
-    """Size and speed of a trained network, with the accuracy of its `eval.json` if there is one."""
+    """Size and speed of a trained network on single clips, fp32, eager, as `keep_results` keeps it.
+
+    With the accuracy of its `eval.json` if there is one.
+    """
     trained = run if isinstance(run, Trained) else load_trained(run)
-    spec, config = trained.model.spec, trained.config
-    with show_progress(f"benchmark {trained.name}, batch {batch}", quiet=quiet) as report:
-        result = benchmark_model(
-            trained.model.without_taps(),
-            name=describe_model(config),
-            role=config.role,
-            num_frames=config.eval.views.num_frames or spec.num_frames,
-            crop_px=spec.crop_px,
-            num_views=config.eval.num_views,
-            batch=batch,
-            device=create_fabric(device, "fp32").device,
-            dtype=dtype,
-            quick=quick,
-            on_progress=report,
-        )
-    folder = trained.path.parent
-    if (folder / EVAL).is_file() and trained.path.name == BEST:
-        result = _with_accuracy(result, _saved_evaluation(trained.path))
-    write_text(folder / BENCH, results_json([result]))
-    return result
+    where = create_fabric(device, "fp32").device
+    plan = BenchPlan(settings=settings_of(device=where), device=where, quick=quick)
+    with show_progress(f"benchmark {trained.name}", quiet=quiet) as report:
+        found = benchmark_models([bench_subject(trained)], plan, on_progress=report)
+    return keep_results(trained, found.results[0])[0]
 
 
-def saved_result(run_dir: Path) -> BenchmarkResult:
-    """What `benchmark` and `evaluate` last kept in a run folder, put together.
+def bench_subject(trained: Trained, *, argument: str | None = None) -> Subject:
+    """A run's network as the benchmark takes it; `argument` is how the command line named it."""
+    config = trained.config
+    return Subject(
+        model=trained.model.without_taps(),
+        name=describe_model(config),
+        role=config.role,
+        num_views=config.eval.num_views,
+        num_frames=config.eval.views.num_frames,
+        argument=argument or str(trained.path.parent),
+    )
+
+
+def keep_results(trained: Trained, results: Sequence[BenchmarkResult]) -> list[BenchmarkResult]:
+    """Write what was measured into the run's `bench.json`, a row a setting, the newest first.
+
+    Rows of other settings stay. The results come back with the accuracy of `eval.json` if it is of
+    these weights.
+    """
+    path = trained.path.parent / BENCH
+    new = {result.setting for result in results}
+    old = [result for result in _saved_rows(path) if result.setting not in new]
+    write_text(path, results_json([*results, *old]))
+    if not (trained.path.parent / EVAL).is_file() or trained.path.name != BEST:
+        return list(results)
+    document = saved_evaluation(trained.path)
+    return [_with_accuracy(result, document) for result in results]
+
+
+def _saved_rows(path: Path) -> list[BenchmarkResult]:
+    if not path.is_file():
+        return []
+    try:
+        return read_results(path)
+    except UserError as error:  # another version's rows cannot stand beside new ones
+        _say(f"{error}; its rows are replaced")
+        return []
+
+
+def saved_result(run_dir: Path) -> list[BenchmarkResult]:
+    """What `benchmark` and `evaluate` last kept in a run folder, put together: a row a setting.
 
     Raises:
         UserError: one of the two has not been run; the message has the command.
@@ -241,10 +286,11 @@ def saved_result(run_dir: Path) -> BenchmarkResult:
     results = read_results(run_dir / BENCH)
     if not results:
         raise UserError(f"{run_dir / BENCH}: is empty; run `videokd bench {run_dir}` again")
-    return _with_accuracy(results[0], _saved_evaluation(run_dir / BEST))
+    document = saved_evaluation(run_dir / BEST)
+    return [_with_accuracy(result, document) for result in results]
 
 
-def _saved_evaluation(checkpoint: Path) -> dict[str, Any]:
+def saved_evaluation(checkpoint: Path) -> dict[str, Any]:
     """The `eval.json` beside a checkpoint, refused where it is of other weights."""
     path = checkpoint.parent / EVAL
     again = f"run `videokd eval {checkpoint.parent}` again"
@@ -258,16 +304,21 @@ def _saved_evaluation(checkpoint: Path) -> dict[str, Any]:
     return dict(document)
 
 
-def saved_results(run_dirs: Sequence[Path]) -> list[BenchmarkResult]:
-    """What several run folders keep; equal networks in equal roles get their folder's name too."""
-    results = [saved_result(run_dir) for run_dir in run_dirs]
-    known = Counter((result.model, result.role) for result in results)
-    return [
-        dataclasses.replace(result, model=f"{result.model}, {run_dir.name}")
-        if known[result.model, result.role] > 1
-        else result
-        for run_dir, result in zip(run_dirs, results, strict=True)
-    ]
+def saved_results(run_dirs: Sequence[Path]) -> list[list[BenchmarkResult]]:
+    """What several run folders keep, a list a run with a row a setting.
+
+    Equal networks in equal roles get their folder's name too.
+    """
+    saved = [saved_result(run_dir) for run_dir in run_dirs]
+    known = Counter((results[0].model, results[0].role) for results in saved)
+    folders = Counter(run_dir.name for run_dir in run_dirs)
+    for run_dir, results in zip(run_dirs, saved, strict=True):
+        if known[results[0].model, results[0].role] > 1:
+            folder = run_dir.name if folders[run_dir.name] == 1 else str(run_dir)
+            results[:] = [
+                dataclasses.replace(result, model=f"{result.model}, {folder}") for result in results
+            ]
+    return saved
 
 
 def _with_accuracy(result: BenchmarkResult, document: dict[str, Any]) -> BenchmarkResult:
@@ -280,15 +331,20 @@ def _with_accuracy(result: BenchmarkResult, document: dict[str, Any]) -> Benchma
             f"{result.num_frames}; give both one eval.protocol, then run `videokd eval` and "
             "`videokd bench` again"
         )
+    top5 = document.get("top5_interval_pct")  # evaluations of earlier versions have none
+    commands = [document.get("command"), result.command]
     result = dataclasses.replace(
         result,
         num_views=document["num_views"],
         gmacs_per_video=result.gmacs_per_view * document["num_views"],
+        protocol=document["protocol"],
+        command=" && ".join(command for command in commands if command) or None,
     )
     return result.with_accuracy(
         top1_pct=document["top1_pct"],
         top1_interval_pct=(low, high),
         top5_pct=document["top5_pct"],
+        top5_interval_pct=None if top5 is None else (top5[0], top5[1]),
         num_videos=document["num_videos"],
     )
 
@@ -336,6 +392,25 @@ def _protocol(trained: Trained, views: EvalConfig, split: str) -> str:
         f"{split}: {name}{shown.num_clips} clips x {shown.num_crops} crops, {sampling.kind} "
         f"{shown.num_frames or sampling.num_frames}{detail}, {spec.crop_px} px, {trained.path.name}"
     )
+
+
+def _eval_command(trained: Trained, views: EvalConfig, split: str) -> str:
+    """What to type for this evaluation; options only where the recipe says otherwise."""
+    config = trained.config
+    run = trained.path.parent if trained.path.name == BEST else trained.path
+    words = ["videokd", "eval", str(run)]
+    words += [] if split == config.data.test_split else ["--split", split]
+    if views.protocol is not None and views.protocol != config.eval.protocol:
+        words += ["--protocol", views.protocol]
+    elif views.views != config.eval.views:
+        words += ["--num-clips", str(views.num_clips), "--num-crops", str(views.num_crops)]
+    return shlex.join(words)
+
+
+def _path_in_index(path: Path, index: Path) -> str:
+    """Relative to the index where the video lies below it, so that a moved data set is the same."""
+    folder = Path(os.path.abspath(index)).parent  # noqa: PTH100
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.as_posix()
 
 
 def _what_decides(config: RunConfig) -> str:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videokd.bench.labels import Box, place_labels
-from videokd.bench.pareto import gmacs_points, latency_points, pareto_front
+from videokd.bench.report.labels import Box, place_labels
+from videokd.bench.report.pareto import gmacs_points, latency_points, pareto_front
 
 # Few values, so that ties are many.
 points = st.lists(

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import base64
+import csv
+import dataclasses
+import io
 import json
 import re
 import subprocess
@@ -10,14 +13,13 @@ from itertools import combinations
 from xml.etree import ElementTree
 
 import matplotlib as mpl
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from videokd.bench import report as report_module
-from videokd.bench.picture import _draw_panels, log_ticks, pareto_png, pareto_svg, role_styles
 from videokd.bench.report import (
     Section,
     confusion_section,
@@ -25,10 +27,22 @@ from videokd.bench.report import (
     results_table,
     write_report,
 )
+from videokd.bench.report import writing as report_module
+from videokd.bench.report.paired import Comparison, paired_section
+from videokd.bench.report.panels import panels_of
+from videokd.bench.report.picture import (
+    _draw_panels,
+    log_ticks,
+    pareto_png,
+    pareto_svg,
+    role_styles,
+)
+from videokd.bench.report.summary import findings, latency_section, origin_section
+from videokd.bench.report.tables import NOT_MEASURED, markdown_escape, number
+from videokd.bench.report.writing import results_csv
 from videokd.bench.result import read_results
-from videokd.bench.summary import findings
-from videokd.bench.tables import NOT_MEASURED, markdown_escape, number
 from videokd.errors import UserError
+from videokd.metrics import paired_test
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 VOID_TAGS = {"meta", "img", "source", "link", "br", "hr"}
@@ -59,7 +73,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
+        if self.open and self.open[-1] not in ("style", "script"):
             self.text += data
 
 
@@ -114,7 +128,7 @@ def test_the_terminal_table_shows_everything(story):
     text = in_one_line(printed(story))
     for expected in ("shift net", "no_temporal", "60.0", "66.0", "97.0 [94.0, 98.5]", "99.0"):
         assert expected in text
-    assert "cpu: Some Processor, fp32, eager, batch 1." in text
+    assert "cpu: Some Processor, fp32, eager, batch 1, trained form, contiguous." in text
     assert "Accuracy over 240 videos" in text
     assert "Quick" not in text
 
@@ -193,9 +207,9 @@ def written(story, tmp_path):
     )  # fmt: skip
 
 
-def test_a_report_is_four_files_and_the_numbers_come_back(written, story):
+def test_a_report_is_five_files_and_the_numbers_come_back(written, story):
     assert [path.name for path in written] == [
-        "report.md", "report.html", "pareto.png", "results.json",
+        "report.md", "report.html", "pareto.png", "results.json", "results.csv",
     ]  # fmt: skip
     assert sorted(written.json.parent.iterdir()) == sorted(written)
     assert read_results(written.json) == story
@@ -224,7 +238,8 @@ def test_the_page_is_whole_and_needs_nothing_beside_it(written, story):
     assert len(sources) == 2
     assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
     assert "b" not in page.seen[page.seen.index("table") :]
-    assert not {"script", "link", "iframe"} & set(page.seen)
+    assert page.seen.count("script") == 2, "the chart's data, and the chart"
+    assert not {"link", "iframe", "object", "form"} & set(page.seen)
 
 
 def test_the_page_shows_light_and_dark_pictures_that_are_xml(written):
@@ -254,6 +269,118 @@ def test_the_same_results_make_the_same_files(written, story, tmp_path):
         commands=["videokd demo", "videokd report a b"], sections=sections, chance_pct=8.0,
     )  # fmt: skip
     assert [path.read_bytes() for path in again] == first
+
+
+def test_the_csv_has_every_field_of_every_result(written, story):
+    with written.csv.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["role"] for row in rows] == [result.role for result in story]
+    for row, result in zip(rows, story, strict=True):
+        assert float(row["latency_ms.p95"]) == result.latency_ms.p95
+        assert float(row["top1_interval_pct.1"]) == result.top1_interval_pct[1]
+        assert row["top5_interval_pct"] == row["peak_mem_gib"] == ""
+        assert row["versions.torch"] == "2.11.0"
+    parts = {name.partition(".")[0] for name in rows[0]}
+    assert parts >= {field.name for field in dataclasses.fields(story[0]) if field.name != "paths"}
+
+
+def test_a_csv_cell_of_any_text_is_one_cell(make_result):
+    name = 'a,"b"\r\nc'
+    (row,) = csv.DictReader(io.StringIO(results_csv([make_result(name)]), newline=""))
+    assert row["model"] == name
+
+
+@pytest.fixture
+def devices(make_result):
+    """A network on two devices, another on one."""
+    made = {"protocol": "test: 1 clips x 1 crops"}
+    on_gpu = {"device": "cuda: Card", "dtype": "bf16", "p50": 0.5}
+    return [
+        make_result("a", command="videokd bench a", **made),
+        make_result("a", command="videokd bench a", **made, **on_gpu),
+        make_result("b", "teacher", p50=30.0, num_views=10, top1_pct=92.0, **made),
+    ]
+
+
+def test_latencies_of_one_network_stand_side_by_side(devices):
+    section = latency_section(devices)
+    assert section.columns == ["network", "cpu: Some Processor fp32", "cuda: Card bf16"]
+    assert section.rows == [["a", 10.0, 0.5], ["b", 30.0, None]]
+    assert latency_section([devices[0], devices[2]]) is None, "one setting"
+    assert latency_section(devices[1:]) is None, "nothing beside one another"
+
+
+def test_each_point_has_its_protocol_and_command(devices, story, tmp_path):
+    section = origin_section(devices)
+    protocol = "test: 1 clips x 1 crops"
+    assert section.rows == [
+        ("a", "student", protocol, "videokd bench a"),
+        ("b", "teacher", protocol, ""),
+    ]
+    assert origin_section(story) is None
+    paths = write_report(devices, tmp_path, title="t")
+    row = f"| a | student | {protocol} | videokd bench a |"
+    assert row in paths.markdown.read_text(encoding="utf-8")
+    assert "videokd bench a" in Page(paths.html.read_text(encoding="utf-8")).text
+
+
+def test_the_picture_has_a_panel_for_each_cost_that_tells(devices, story, make_result):
+    def titles(results):
+        return [panel.title.removesuffix(" (log scale)") for panel in panels_of(results)]
+
+    assert titles(story) == ["Multiply-adds per video, GMACs", "Latency p50, ms per batch"]
+    assert titles(devices) == [
+        "Multiply-adds per video, GMACs", "Multiply-adds per view, GMACs", "Parameters, M",
+        "CPU latency p50, ms per batch", "GPU latency p50, ms per batch",
+    ]  # fmt: skip
+    video, view, *_, gpu = panels_of(devices)
+    assert [point.cost for point in video.points] == pytest.approx([0.12, 1.2])
+    assert [point.cost for point in view.points] == pytest.approx([0.12, 0.12])
+    assert [point.cost for point in gpu.points] == [0.5]
+    many = [make_result(f"net {n}", batch=batch) for n in range(6) for batch in (1, 8)]
+    latency = panels_of([*many, make_result("other", batch=8)])[-1]
+    assert latency.title == "Latency p50, ms per batch, fp32, eager, batch 8 (log scale)"
+    assert [point.label for point in latency.points] == [*(f"net {n}" for n in range(6)), "other"]
+
+
+def test_five_panels_are_drawn_as_well(devices):
+    assert pareto_png(devices).startswith(b"\x89PNG")
+    assert len(pareto_svg(devices)) > len(pareto_svg(devices[:1]))
+
+
+def compared(only_student: int, only_control: int) -> Comparison:
+    a = np.repeat([True, False, True, False], [150, 40, only_student, only_control])
+    b = np.repeat([True, False, False, True], [150, 40, only_student, only_control])
+    return Comparison(
+        "shift net", "shift net", "student", "control", "videokd compare s c", paired_test(a, b)
+    )
+
+
+def test_a_gain_inside_the_noise_is_called_that(story, tmp_path):
+    noise, real = compared(27, 23), compared(45, 5)
+    for comparison, words in ((noise, "inside the noise"), (real, "a real gain")):
+        gain = findings(story, [comparison])[0]
+        low, high = comparison.test.interval_pct
+        assert f"; 95 % interval of the gain [{low:.1f}, {high:.1f}]: {words}" in gain.text
+        assert "overlap" not in gain.text
+        paths = write_report(story, tmp_path, title="t", comparisons=[comparison])
+        text = paths.markdown.read_text(encoding="utf-8")
+        assert "## Paired comparisons" in text
+        assert (
+            f"| student: shift net | control: shift net | {words} "
+            f"| {comparison.test.difference_pct:+.1f} |" in text
+        )
+        assert "| 240 videos |" in text
+        assert "the noise of training is not in it" in text
+    assert "0.672" in str(paired_section([noise]).rows)
+    assert "<0.001" in str(paired_section([real]).rows)
+    assert paired_section([]) is None
+    assert "Each of the 2 is made at 5 % for itself." in paired_section([noise, real]).note
+
+
+def test_a_comparison_of_other_networks_says_nothing_of_the_gain(story):
+    other = dataclasses.replace(compared(45, 5), b="slow", role_b="teacher")
+    assert "the 95 % intervals overlap" in findings(story, [other])[0].text
 
 
 def test_what_cannot_be_drawn_is_named(story, make_result, tmp_path):

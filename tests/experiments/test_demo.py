@@ -27,7 +27,7 @@ def test_quick_demo_leaves_everything(tmp_path: Path, capsys: pytest.CaptureFixt
         assert result.quick
         assert result.num_videos == 12
         assert row["role"] in text
-    for name in ("report.md", "report.html", "pareto.png", "results.json"):
+    for name in ("report.md", "report.html", "pareto.png", "results.json", "results.csv"):
         assert (out / name).stat().st_size > 0
         assert str(out / name) in text
     page = (out / "report.html").read_text(encoding="utf-8")

@@ -128,7 +128,7 @@ def test_the_mean_counts_each_fold_once_and_the_deviation_has_n_minus_1() -> Non
         ("output_dir=runs/x", r"output_dir is 'runs/x'; over folds it needs \{fold\} in it, such"),
         ("data.test_split=test", r"data\.test_split is 'test'; over folds it needs \{fold\}"),
         ("data.train_split=train", r"data\.train_split is 'train'; over folds it needs"),
-        ("train.epochs=0", r"r\.yaml, fold 1: train\.epochs: "),
+        ("train.epochs=0", r"r\.yaml, fold 1: train\.epochs 0 takes the first weights"),
     ],
 )
 def test_a_recipe_without_folds_is_refused(

@@ -16,7 +16,11 @@ from typing import Annotated, Any
 import typer
 
 from videokd import __version__
+from videokd.cli.bench import bench_app
 from videokd.cli.data import data_app
+from videokd.cli.models import models_app
+from videokd.cli.report import report_app
+from videokd.cli.reproduce import reproduce_app
 from videokd.cli.runs import runs_app
 from videokd.errors import UserError
 from videokd.progress import speaks_for_all
@@ -30,6 +34,10 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(runs_app)
+app.add_typer(bench_app)
+app.add_typer(report_app)
+app.add_typer(models_app)
+app.add_typer(reproduce_app)
 
 INTERRUPTED = 130
 # typer has click within it or beside it, depending on the version; this is its own in both.

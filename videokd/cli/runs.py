@@ -1,8 +1,7 @@
-"""Train, evaluate, benchmark, report, predict, runs over folds, and the demo."""
+"""Train, evaluate, benchmark, predict, runs over folds, and the demo."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -14,19 +13,10 @@ from videokd.cli.options import (
     DeviceOption,
     JsonFlag,
     QuietFlag,
-    positive_int,
     print_json,
 )
 
 runs_app = typer.Typer()
-
-
-class DtypeName(StrEnum):
-    """Number format of a latency measurement."""
-
-    FP32 = "fp32"
-    BF16 = "bf16"
-    FP16 = "fp16"
 
 
 @runs_app.command("demo")
@@ -149,63 +139,6 @@ def folds_command(
         )
         typer.echo(f"{name:<6}  {top1:>7}  {top5:>7}  {mean_class:>12}")
     typer.echo(f"{result.convention}: {path}")
-
-
-@runs_app.command("bench")
-def bench_command(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders or checkpoints.")],
-    batch: Annotated[str, typer.Option(help="Clips at a time, for example 1,8.")] = "1",
-    dtype: Annotated[DtypeName, typer.Option()] = DtypeName.FP32,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="10 timed runs instead of 100; the result says so.")
-    ] = False,
-    device: DeviceOption = DeviceName.AUTO,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
-) -> None:
-    """Parameters, multiply-adds, latency and throughput on the device at hand."""
-    from videokd.bench.report import print_results
-    from videokd.recipe import load_trained
-    from videokd.runs import benchmark
-
-    batches = [positive_int(text, "--batch") for text in batch.split(",")]
-    trained = [load_trained(run) for run in runs]
-    results = [
-        benchmark(
-            one,
-            batch=size,
-            dtype=dtype.value,  # type: ignore[arg-type]
-            device=device.value,  # type: ignore[arg-type]
-            quick=quick,
-            quiet=quiet,
-        )
-        for one in trained
-        for size in batches
-    ]
-    if as_json:
-        print_json([result.to_dict() for result in results])
-        return
-    print_results(results)
-
-
-@runs_app.command("report")
-def report_command(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, evaluated and benchmarked.")],
-    out: Annotated[Path, typer.Option(help="Folder for the report.")],
-    title: Annotated[str, typer.Option()] = "Accuracy against cost",
-    as_json: JsonFlag = False,
-) -> None:
-    """Tables and pictures of several runs: report.md, report.html, pareto.png, results.json."""
-    from videokd.bench.report import print_results, write_report
-    from videokd.runs import saved_results
-
-    results = saved_results(runs)
-    paths = write_report(results, out, title=title)
-    if as_json:
-        print_json([result.to_dict() for result in results])
-        return
-    print_results(results)
-    typer.echo(f"report: {paths.markdown}, {paths.html}, {paths.picture}, {paths.json}")
 
 
 @runs_app.command("predict")

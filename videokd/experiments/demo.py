@@ -18,6 +18,7 @@ from videokd.bench.report import ReportPaths, Section, print_results, write_repo
 from videokd.bench.result import BenchmarkResult
 from videokd.data.indexing import index_synthetic
 from videokd.errors import UserError
+from videokd.experiments.compare import compare_reported
 from videokd.files import read_text, write_text
 from videokd.progress import duration, show_progress
 from videokd.recipe import Device, RunConfig, load_recipe, load_trained
@@ -65,14 +66,16 @@ def run_demo(
             benchmark(load_trained(out / role), device=device, quick=quick) for role in ROLES
         ]
     _announce("7/7 report")
+    comparisons, not_compared = compare_reported([out / role for role in ROLES], results)
     seconds = clock.total()
     paths = write_report(
         results,
         out,
         title="videokd demo: one student, three ways" + (" (quick)" if quick else ""),
-        notes=_notes(len(index), results, seconds, quick=quick),
+        notes=[*_notes(len(index), results, seconds, quick=quick), *not_compared],
         commands=[_command(out, seed=seed, quick=quick)],
         sections=[_per_class(accuracy), _seconds_table(clock)],
+        comparisons=comparisons,
         chance_pct=100 / len(index.classes),
     )
     _print_outcome(results, paths, time.monotonic() - started)

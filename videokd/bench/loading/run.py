@@ -18,7 +18,7 @@ from videokd.bench.loading.report import FEW_ROUNDS, goals, rows, stamp
 from videokd.bench.loading.rows import SpeedRow, Verdict, judged
 from videokd.bench.loading.soak import Soak, soak
 from videokd.bench.loading.sources import PREPARED, own_files, user_files
-from videokd.bench.tables import number
+from videokd.bench.report.tables import number
 from videokd.progress import show_progress
 
 if TYPE_CHECKING:

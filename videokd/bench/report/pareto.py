@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from videokd.bench.result import BenchmarkResult, Interval
@@ -40,15 +40,51 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> set[int]:
     return front
 
 
+@dataclass(frozen=True)
+class Network:
+    """One network with all its latencies: one point, whatever it was timed in."""
+
+    name: str
+    results: tuple[BenchmarkResult, ...]
+    """At least one; they differ in their settings only."""
+
+    @property
+    def first(self) -> BenchmarkResult:
+        """For all that is the same in every setting."""
+        return self.results[0]
+
+
+def networks(results: Sequence[BenchmarkResult]) -> list[Network]:
+    """The networks in the results, in the order of their first rows."""
+    found: dict[tuple[object, ...], list[BenchmarkResult]] = {}
+    names: dict[tuple[object, ...], str] = {}
+    for result, name in zip(results, _names(results), strict=True):
+        key = tuple(getattr(result, field) for field in _SAME_NETWORK)
+        found.setdefault(key, []).append(result)
+        names[key] = name
+    return [Network(names[key], tuple(rows)) for key, rows in found.items()]
+
+
+_SAME_NETWORK = (
+    "model", "role", "gmacs_per_view", "num_views", "num_frames", "crop_px",
+    "top1_pct", "top5_pct", "num_videos", "protocol",
+)  # fmt: skip
+
+
 def gmacs_points(results: Sequence[BenchmarkResult]) -> list[Point]:
     """Accuracy over GMACs a video: once a network, in however many settings it was timed."""
-    names = _names(results)
-    points = [
-        _point(result, name, result.gmacs_per_video, group="")
-        for result, name in zip(results, names, strict=True)
-        if result.top1_pct is not None
+    return cost_points(results, lambda result: result.gmacs_per_video)
+
+
+def cost_points(
+    results: Sequence[BenchmarkResult], cost: Callable[[BenchmarkResult], float]
+) -> list[Point]:
+    """Accuracy over a cost that a network has in every setting, once a network."""
+    return [
+        _point(network.first, network.name, cost(network.first), group="")
+        for network in networks(results)
+        if network.first.top1_pct is not None
     ]
-    return list(dict.fromkeys(points))
 
 
 def latency_points(results: Sequence[BenchmarkResult]) -> list[Point]:
@@ -56,7 +92,7 @@ def latency_points(results: Sequence[BenchmarkResult]) -> list[Point]:
     points = []
     for result, name in zip(results, _names(results), strict=True):
         if result.top1_pct is not None:
-            own = _own_setting(result, results)
+            own = own_setting(result, results)
             label = f"{name}, {own}" if own else name
             points.append(_point(result, label, result.latency_ms.p50, group=str(result.setting)))
     return points
@@ -78,10 +114,13 @@ def _names(results: Sequence[BenchmarkResult]) -> list[str]:
     ]
 
 
-def _own_setting(result: BenchmarkResult, results: Sequence[BenchmarkResult]) -> str:
-    """Those parts of a result's setting that not all results share."""
+_SETTING_WORDS = {"batch": "batch {}", "threads": "threads {}"}
+
+
+def own_setting(result: BenchmarkResult, results: Sequence[BenchmarkResult]) -> str:
+    """Those parts of a result's setting that not all results share; "" where all are shared."""
     words = []
     for name, own in result.setting._asdict().items():
         if len({getattr(other.setting, name) for other in results}) > 1:
-            words.append(f"batch {own}" if name == "batch" else str(own))
+            words.append(_SETTING_WORDS.get(name, "{}").format("-" if own is None else own))
     return " ".join(words)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from videokd.bench.report.paired import Comparison
+from videokd.bench.report.pareto import networks, own_setting
+from videokd.bench.report.tables import Cell, Section, number
 from videokd.bench.result import BenchmarkResult
-from videokd.bench.tables import Section, number
 
-PICTURE_TEXT = "Top-1 accuracy against multiply-adds per video, and against latency"
+PICTURE_TEXT = "Top-1 accuracy against multiply-adds and against latency"
 """For those who do not see the picture."""
 
 
@@ -19,6 +21,7 @@ class Text(NamedTuple):
     notes: Sequence[str] = ()
     commands: Sequence[str] = ()
     sections: Sequence[Section] = ()
+    comparisons: Sequence[Comparison] = ()
 
 
 class Finding(NamedTuple):
@@ -28,16 +31,20 @@ class Finding(NamedTuple):
     text: str
 
 
-def findings(results: Sequence[BenchmarkResult]) -> list[Finding]:
+def findings(
+    results: Sequence[BenchmarkResult], comparisons: Sequence[Comparison] = ()
+) -> list[Finding]:
     """The student beside its teacher and its control, where there is one of each.
 
-    Several students (seeds, sizes) have no single number here: then there is none, and the table
-    speaks. Latencies are compared in one setting only.
+    Whether the student's gain is real is said by its paired comparison with the control, where it
+    is among the comparisons, and otherwise by whether the intervals overlap. Several students
+    (seeds, sizes) have no single number here: then there is none, and the table speaks. Latencies
+    are compared in one setting only.
     """
     student, teacher, control = (_only(results, r) for r in ("student", "teacher", "control"))
     found: list[Finding] = []
     if student is not None and control is not None:
-        found += _gain(student, control)
+        found += _gain(student, control, comparisons)
     if student is not None and teacher is not None:
         found += _kept(student, teacher)
         found += _cheaper(student, teacher)
@@ -60,6 +67,34 @@ def stamp_rows(results: Sequence[BenchmarkResult]) -> list[tuple[str, str]]:
     return [(name, ", ".join(seen)) for name, seen in values.items()]
 
 
+def origin_section(results: Sequence[BenchmarkResult]) -> Section | None:
+    """Protocol and command of each point; None where no result says them."""
+    rows: dict[tuple[str, ...], None] = {}
+    for result in results:
+        if result.protocol or result.command:
+            row = (result.model, result.role, result.protocol or "", result.command or "")
+            rows.setdefault(row)
+    if not rows:
+        return None
+    columns = ("model", "role", "protocol", "command")
+    return Section("How each point was made", columns, list(rows), num_left=4)
+
+
+def latency_section(results: Sequence[BenchmarkResult]) -> Section | None:
+    """A network's latencies beside each other, a column a setting; None where one says it all."""
+    settings = list(dict.fromkeys(result.setting for result in results))
+    found = networks(results)
+    if len(settings) < 2 or all(len(network.results) < 2 for network in found):
+        return None
+    shown = {result.setting: own_setting(result, results) for result in results}
+    rows: list[list[Cell]] = []
+    for network in found:
+        p50 = {result.setting: result.latency_ms.p50 for result in network.results}
+        rows.append([network.name, *(p50.get(setting) for setting in settings)])
+    columns = ["network", *(shown[setting] for setting in settings)]
+    return Section("Latency side by side", columns, rows, "p50, ms per batch.")
+
+
 def not_drawn(results: Sequence[BenchmarkResult]) -> list[str]:
     """The names of networks that have no place in the picture, for want of an accuracy."""
     return list(dict.fromkeys(result.model for result in results if result.top1_pct is None))
@@ -72,7 +107,9 @@ def _only(results: Sequence[BenchmarkResult], role: str) -> BenchmarkResult | No
     return same[0] if len(kinds) == 1 else None
 
 
-def _gain(student: BenchmarkResult, control: BenchmarkResult) -> list[Finding]:
+def _gain(
+    student: BenchmarkResult, control: BenchmarkResult, comparisons: Sequence[Comparison]
+) -> list[Finding]:
     if student.top1_pct is None or control.top1_pct is None:
         return []
     text = (
@@ -80,10 +117,20 @@ def _gain(student: BenchmarkResult, control: BenchmarkResult) -> list[Finding]:
         f"({student.top1_pct:.1f} against {control.top1_pct:.1f} %)"
     )
     ours, theirs = student.top1_interval_pct, control.top1_interval_pct
-    if ours is not None and theirs is not None:
+    paired = [
+        one.test
+        for one in comparisons
+        if (one.a, one.role_a, one.b, one.role_b)
+        == (student.model, student.role, control.model, control.role)
+    ]
+    if paired:
+        low, high = paired[0].interval_pct
+        text += f"; 95 % interval of the gain [{low:z.1f}, {high:z.1f}]: "
+        text += paired[0].verdict_text()
+    elif ours is not None and theirs is not None:
         apart = ours[0] > theirs[1] or ours[1] < theirs[0]
         text += f"; the 95 % intervals {'do not overlap' if apart else 'overlap'}"
-    return [Finding(f"{student.top1_pct - control.top1_pct:+.1f}", text)]
+    return [Finding(f"{student.top1_pct - control.top1_pct:+z.1f}", text)]
 
 
 def _kept(student: BenchmarkResult, teacher: BenchmarkResult) -> list[Finding]:

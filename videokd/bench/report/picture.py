@@ -1,4 +1,4 @@
-"""The picture of a report: accuracy against multiply-adds, and against latency."""
+"""The picture of a report: accuracy against multiply-adds, latency, and other costs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from videokd.bench.labels import Box, place_labels
-from videokd.bench.pareto import Point, gmacs_points, latency_points, pareto_front
+from videokd.bench.report.labels import Box, place_labels
+from videokd.bench.report.panels import panels_of
+from videokd.bench.report.pareto import Point, pareto_front
 from videokd.bench.result import BenchmarkResult
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 ThemeName = Literal["light", "dark"]
 FIGURE_INCHES = (11.0, 5.6)
+"""Of one row of two panels."""
+_ROW_INCHES, _COLUMN_INCHES = 4.9, 5.4
 PNG_DPI = 150
 _AVOID = "names keep off"
 _DASHES: dict[str, Any] = {"lw": 1.2, "ls": (0, (4, 3)), "zorder": 2}
@@ -111,7 +114,11 @@ def _drawn(
     }
     metadata: dict[str, Any] = {"Date": None} if format_ == "svg" else {"Software": None}
     with mpl.rc_context(settings):
-        figure = Figure(figsize=FIGURE_INCHES, dpi=PNG_DPI, facecolor=THEMES[theme].paper)
+        figure = Figure(
+            figsize=_figure_inches(len(panels_of(results))),
+            dpi=PNG_DPI,
+            facecolor=THEMES[theme].paper,
+        )
         FigureCanvasAgg(figure)  # the backend is named here: no display, no pyplot
         _draw_panels(figure, results, theme, chance_pct)
         target = io.BytesIO()
@@ -127,14 +134,10 @@ def _draw_panels(
 ) -> None:
     colours = THEMES[theme]
     styles = role_styles([result.role for result in results])
-    left, right = figure.subplots(1, 2, sharey=True)
-    figure.subplots_adjust(left=0.065, right=0.985, top=0.9, bottom=0.135, wspace=0.06)
-    panels = (
-        (left, gmacs_points(results), "Multiply-adds per video, GMACs (log scale)"),
-        (right, latency_points(results), "Latency p50, ms per batch (log scale)"),
-    )
-    low_pct, high_pct = _accuracy_range(panels[0][1], chance_pct)
-    for axes, points, title in panels:
+    panels = panels_of(results)
+    drawn = list(zip(_grid(figure, len(panels)), panels, strict=True))
+    low_pct, high_pct = _accuracy_range([p for panel in panels for p in panel.points], chance_pct)
+    for axes, (points, title) in drawn:
         _dress(axes, points, colours, title)
         axes.set_ylim(low_pct, high_pct)
         if not points:
@@ -143,13 +146,43 @@ def _draw_panels(
         _draw_points(axes, points, styles, theme)
         if chance_pct is not None:
             _draw_chance(axes, chance_pct, colours)
-    left.set_ylabel("Top-1 accuracy, %", color=colours.ink)
+    for axes, _ in drawn:
+        place = axes.get_subplotspec()
+        if place is not None and place.is_first_col():
+            axes.set_ylabel("Top-1 accuracy, %", color=colours.ink)
     _draw_setting(figure, results, colours)
-    if panels[0][1]:
-        _draw_legend(figure, [point.role for point in panels[0][1]], styles, theme)
+    if panels[0].points:
+        _draw_legend(figure, [point.role for point in panels[0].points], styles, theme)
     figure.draw_without_rendering()  # from here on, data have their place in px
-    for axes, points, _ in panels:
+    for axes, (points, _) in drawn:
         _draw_labels(figure, axes, points, colours)
+
+
+def _figure_inches(num_panels: int) -> tuple[float, float]:
+    if num_panels == 2:
+        return FIGURE_INCHES
+    num_columns = 2 if num_panels <= 4 else 3
+    num_rows = math.ceil(num_panels / num_columns)
+    return num_columns * _COLUMN_INCHES, num_rows * _ROW_INCHES
+
+
+def _grid(figure: Figure, num_panels: int) -> list[Axes]:
+    """Axes for so many panels, row by row, below the room for the legend."""
+    num_columns = 2 if num_panels <= 4 else 3
+    num_rows = math.ceil(num_panels / num_columns)
+    axes = figure.subplots(num_rows, num_columns, sharey=True, squeeze=False).flatten()
+    width, height = figure.get_size_inches()
+    figure.subplots_adjust(
+        left=0.715 / width,
+        right=1 - 0.165 / width,
+        top=1 - 0.56 / height,
+        bottom=0.756 / height,
+        wspace=0.06,
+        hspace=0.2,
+    )
+    for spare in axes[num_panels:]:
+        spare.remove()
+    return list(axes[:num_panels])
 
 
 def _accuracy_range(points: Sequence[Point], chance_pct: float | None) -> tuple[float, float]:

@@ -3,68 +3,31 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
 import math
+import re
 from collections.abc import Sequence
 from html import escape
+from importlib import resources
 
-from videokd.bench.picture import pareto_svg, role_styles
+from videokd.bench.report.chart import chart_data
+from videokd.bench.report.picture import pareto_svg, role_styles
+from videokd.bench.report.summary import PICTURE_TEXT, Finding, Text, findings, stamp_rows
+from videokd.bench.report.tables import Cell, Section, captions, cell_text, columns_of
 from videokd.bench.result import BenchmarkResult
-from videokd.bench.summary import PICTURE_TEXT, Finding, Text, findings, stamp_rows
-from videokd.bench.tables import Cell, Section, captions, cell_text, columns_of
 
-_STYLE = """
-:root { color-scheme: light dark; --paper: #ffffff; --ink: #1f2328; --muted: #656d76;
-  --rule: #e1e4e8; --soft: #f6f8fa; --heat: 11 132 87; }
-@media (prefers-color-scheme: dark) { :root { --paper: #161a1f; --ink: #e6e8eb; --muted: #98a1ab;
-  --rule: #2c323a; --soft: #1d2228; --heat: 99 230 190; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 40px 24px 64px; }
-h1 { font-size: 30px; line-height: 1.2; margin: 0 0 24px; letter-spacing: -0.01em; }
-h2 { font-size: 19px; margin: 44px 0 10px; }
-p { margin: 8px 0; }
-.cards { display: grid; gap: 12px; grid-template-columns: repeat(auto-fit, minmax(215px, 1fr));
-  margin: 0 0 28px; padding: 0; list-style: none; }
-.cards li { background: var(--soft); border: 1px solid var(--rule); border-radius: 10px;
-  padding: 14px 18px 16px; }
-.cards b { display: block; font-size: 28px; line-height: 1.25; letter-spacing: -0.02em;
-  font-variant-numeric: tabular-nums; }
-.cards span { color: var(--muted); font-size: 14px; line-height: 1.4; display: block; }
-figure { margin: 0; overflow-x: auto; }
-figure img { width: 100%; min-width: 700px; height: auto; display: block; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: 14.5px;
-  font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: 7px 10px; border-bottom: 1px solid var(--rule);
-  white-space: nowrap; }
-th { color: var(--muted); font-weight: 600; font-size: 13px; vertical-align: bottom; }
-th.text, td.text { text-align: left; }
-table.fit { width: auto; }
-table.heat td, table.heat th { text-align: center; padding: 5px 8px;
-  border: 1px solid var(--rule); }
-table.heat .text { text-align: left; }
-.none { color: var(--rule); }
-table.heat thead th:not(.text) { writing-mode: vertical-rl; text-align: left;
-  transform: rotate(180deg); padding: 8px 4px; border: 0; }
-.dot { display: inline-block; width: 10px; height: 10px; border-radius: 3px; margin-right: 8px;
-  background: var(--light); }
-@media (prefers-color-scheme: dark) { .dot { background: var(--dark); } }
-.small { color: var(--muted); font-size: 13.5px; }
-pre { background: var(--soft); border: 1px solid var(--rule); border-radius: 8px;
-  padding: 12px 16px; overflow-x: auto; font-size: 13.5px; line-height: 1.5; }
-"""
-# Nothing may be fetched, whatever a name in the tables tries.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+_UNSAFE = re.compile(r"[<>&\u2028\u2029]")
 
 
 def html_page(
     results: Sequence[BenchmarkResult], text: Text, *, chance_pct: float | None = None
 ) -> str:
-    """The whole page. All text is shown as it is: none of it can become markup."""
+    """The whole page. All text is shown as it is: none of it can become markup or script."""
+    script = _part("chart.js")
     parts = [
         f"<h1>{escape(text.title)}</h1>",
-        _cards(findings(results)),
+        _cards(findings(results, text.comparisons)),
         _figure(results, chance_pct),
         "<h2>Results</h2>",
         _results(results),
@@ -74,16 +37,44 @@ def html_page(
         *(_section(section) for section in text.sections),
         *(["<h2>Commands</h2>", _block(text.commands)] if text.commands else []),
         "<h2>Measured with</h2>",
-        _table(Section("", ("what", "value"), stamp_rows(results)), "fit", num_left=2),
+        _table(Section("", ("what", "value"), stamp_rows(results), num_left=2), "fit"),
+        _chart(results, script, chance_pct),
     ]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_policy(script)}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(text.title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{escape(text.title)}</title>\n<style>\n{_part('page.css')}</style>\n</head>\n"
+        "<body>\n<main>\n"
         + "\n".join(part for part in parts if part)
         + "\n</main>\n</body>\n</html>\n"
     )
+
+
+def _part(name: str) -> str:
+    """A file that lies beside this module and goes into every page as it is."""
+    return (resources.files(__package__) / name).read_text(encoding="utf-8")
+
+
+def _policy(script: str) -> str:
+    """Nothing is fetched and no script runs but this one, whatever a name in the tables tries."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    return (
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _chart(results: Sequence[BenchmarkResult], script: str, chance_pct: float | None) -> str:
+    """The chart's data, and the script that puts the chart in the picture's place."""
+    data = chart_data(results, chance_pct=chance_pct)
+    if data is None:
+        return ""
+    plain = json.dumps(data, ensure_ascii=False, allow_nan=False)
+    # In JSON these stand in strings only, and there an escape means the same.
+    safe = _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", plain)
+    block = f'<script type="application/json" id="chart-data">{safe}</script>'
+    return f"{block}\n<script>{script}</script>"
 
 
 def _cards(found: Sequence[Finding]) -> str:
@@ -97,7 +88,9 @@ def _figure(results: Sequence[BenchmarkResult], chance_pct: float | None) -> str
     light = _data_uri(pareto_svg(results, theme="light", chance_pct=chance_pct))
     dark = _data_uri(pareto_svg(results, theme="dark", chance_pct=chance_pct))
     return (
-        f'<figure><picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
+        '<figure id="chart"></figure>\n'
+        '<figure id="picture"><picture>'
+        f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">'
         f'<img src="{light}" alt="{PICTURE_TEXT}"></picture></figure>'
     )
 
@@ -128,13 +121,13 @@ def _section(section: Section) -> str:
     return f"<h2>{escape(section.title)}</h2>{note}{_table(section, kind)}"
 
 
-def _table(section: Section, kind: str, *, num_left: int = 1) -> str:
+def _table(section: Section, kind: str) -> str:
     rows = []
     for row in section.rows:
         cells = [_cell(cell, dim_zero=section.heat_max is not None) for cell in row]
         shades = [_shade(cell, section.heat_max) for cell in row]
-        rows.append(_row(cells, num_left=num_left, shades=shades))
-    head = _head(section.columns, num_left=num_left)
+        rows.append(_row(cells, num_left=section.num_left, shades=shades))
+    head = _head(section.columns, num_left=section.num_left)
     body = f"<tbody>{''.join(rows)}</tbody>"
     return f'<div class="scroll"><table class="{kind}">{head}{body}</table></div>'
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 _DISTANCES = (1.0, 1.8, 2.8, 4.0, 5.5, 7.5, 10.0)
 """From the point to the nearest edge of its name, in units of `gap`."""
 _DIRECTIONS = 16
@@ -65,16 +67,17 @@ def place_labels(
         gap: least distance between a point and its label, px.
     """
     placed: list[Box] = []
+    in_the_way, room = _array(obstacles), _array([inside])
     for anchor, size in zip(anchors, sizes, strict=True):
-        names = [box.grown(_MARGIN_PX) for box in placed]
-        costs = {
-            box: _NAME_WEIGHT * _covered(box, names)
-            + _OBSTACLE_WEIGHT * _covered(box, obstacles)
-            + _OUTSIDE_WEIGHT * (1 - _covered(box, [inside]))
-            + _DISTANCE_WEIGHT * distance
-            for box, distance in _candidates(anchor, size, gap)
-        }
-        placed.append(min(costs, key=lambda box: costs[box]))
+        boxes, distances = zip(*_candidates(anchor, size, gap), strict=True)
+        candidates = _array(boxes)
+        costs = (
+            _NAME_WEIGHT * _covered(candidates, _array([box.grown(_MARGIN_PX) for box in placed]))
+            + _OBSTACLE_WEIGHT * _covered(candidates, in_the_way)
+            + _OUTSIDE_WEIGHT * (1 - _covered(candidates, room))
+            + _DISTANCE_WEIGHT * np.asarray(distances)
+        )
+        placed.append(boxes[int(costs.argmin())])
     return placed
 
 
@@ -93,6 +96,14 @@ def _candidates(
             yield Box(x - width / 2, y - height / 2, x + width / 2, y + height / 2), distance
 
 
-def _covered(box: Box, others: Sequence[Box]) -> float:
-    """The part of `box` that the others cover; more than 1 where several do."""
-    return sum(box.overlap(other) for other in others) / box.area
+def _array(boxes: Sequence[Box]) -> np.ndarray:
+    """float64 [boxes, 4]."""
+    return np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+
+
+def _covered(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """The part of each of `boxes` that the others cover; more than 1 where several do."""
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    shared = np.clip(high - low, 0, None).prod(axis=2).sum(axis=1)
+    return np.asarray(shared / (boxes[:, 2:] - boxes[:, :2]).prod(axis=1))

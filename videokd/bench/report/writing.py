@@ -1,40 +1,34 @@
-"""The report of a study: Markdown, a page of HTML, the picture, and the numbers as JSON."""
+"""The report of a study: Markdown, a page of HTML, the picture, the numbers as JSON and CSV."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from videokd.bench.page import html_page
-from videokd.bench.pareto import pareto_front
-from videokd.bench.picture import pareto_png
-from videokd.bench.result import BenchmarkResult, results_json
-from videokd.bench.summary import PICTURE_TEXT, Text, findings, not_drawn, stamp_rows
-from videokd.bench.tables import (
+from videokd.bench.report.page import html_page
+from videokd.bench.report.paired import Comparison, paired_section
+from videokd.bench.report.picture import pareto_png
+from videokd.bench.report.summary import (
+    PICTURE_TEXT,
+    Text,
+    findings,
+    latency_section,
+    not_drawn,
+    origin_section,
+    stamp_rows,
+)
+from videokd.bench.report.tables import (
     Section,
     captions,
-    confusion_section,
     markdown_escape,
     markdown_rows,
     markdown_table,
-    print_results,
-    results_table,
 )
+from videokd.bench.result import BenchmarkResult, results_json
 from videokd.errors import UserError
-from videokd.files import written_beside
-
-__all__ = [
-    "ReportPaths",
-    "Section",
-    "confusion_section",
-    "markdown_table",
-    "pareto_front",
-    "print_results",
-    "results_table",
-    "write_report",
-]
+from videokd.files import csv_text, written_beside
 
 
 class ReportPaths(NamedTuple):
@@ -44,6 +38,7 @@ class ReportPaths(NamedTuple):
     html: Path
     picture: Path
     json: Path
+    csv: Path
 
 
 def write_report(
@@ -54,11 +49,12 @@ def write_report(
     notes: Sequence[str] = (),
     commands: Sequence[str] = (),
     sections: Sequence[Section] = (),
+    comparisons: Sequence[Comparison] = (),
     chance_pct: float | None = None,
 ) -> ReportPaths:
-    """Write `report.md`, `report.html`, `pareto.png` and `results.json` into `out_dir`.
+    """Write `report.md`, `report.html`, `pareto.png`, `results.json` and `results.csv`.
 
-    All four are made before the first takes its place, so a report is never half of one study and
+    All are made before the first takes its place, so a report is never half of one study and
     half of another because of something that cannot be drawn.
 
     Args:
@@ -68,6 +64,7 @@ def write_report(
         notes: sentences under the table: what was held equal, how many seeds, what is missing.
         commands: what to type to get these numbers again.
         sections: further tables.
+        comparisons: of the results' networks on the same videos.
         chance_pct: accuracy of guessing, drawn as a line.
 
     Raises:
@@ -81,13 +78,16 @@ def write_report(
             *notes,
             f"Not in the picture, since no accuracy was measured: {', '.join(missing)}.",
         ]
-    text = Text(title, notes, commands, sections)
+    own = (paired_section(comparisons), latency_section(results))
+    shown = [section for section in (*own, *sections, origin_section(results)) if section]
+    text = Text(title, notes, commands, shown, comparisons)
     paths = _paths_in(Path(out_dir))
     content = (
         _markdown(results, text, paths.picture.name).encode(),
         html_page(results, text, chance_pct=chance_pct).encode(),
         pareto_png(results, chance_pct=chance_pct),
         results_json(results).encode(),
+        results_csv(results).encode(),
     )
     try:
         with ExitStack() as stack:
@@ -105,14 +105,36 @@ def _paths_in(folder: Path) -> ReportPaths:
         html=folder / "report.html",
         picture=folder / "pareto.png",
         json=folder / "results.json",
+        csv=folder / "results.csv",
     )
+
+
+def results_csv(results: Sequence[BenchmarkResult]) -> str:
+    """Every field of every result, a row each; parts of a field are columns: `latency_ms.p50`.
+
+    What a result does not have is empty.
+    """
+    rows = [dict(_flat(result.to_dict(), "")) for result in results]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    return csv_text(columns, [[row.get(name, "") for name in columns] for row in rows])
+
+
+def _flat(value: Any, name: str) -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flat(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list):
+        for position, item in enumerate(value):
+            yield from _flat(item, f"{name}.{position}")
+    else:
+        yield name, "" if value is None else value
 
 
 def _markdown(results: Sequence[BenchmarkResult], text: Text, picture: str) -> str:
     blocks = [f"# {markdown_escape(text.title)}"]
     found = [
         f"- **{markdown_escape(finding.value)}** {markdown_escape(finding.text)}"
-        for finding in findings(results)
+        for finding in findings(results, text.comparisons)
     ]
     blocks += ["\n".join(found)] if found else []
     blocks += [f"![{PICTURE_TEXT}]({picture})"]
@@ -121,7 +143,7 @@ def _markdown(results: Sequence[BenchmarkResult], text: Text, picture: str) -> s
     for section in text.sections:
         blocks += [f"## {markdown_escape(section.title)}"]
         blocks += [markdown_escape(section.note)] if section.note else []
-        blocks += [markdown_rows(section.columns, section.rows)]
+        blocks += [markdown_rows(section.columns, section.rows, num_left=section.num_left)]
     if text.commands:
         lines = [line for command in text.commands for line in command.splitlines()]
         blocks += ["## Commands", "\n".join(f"    {line}" for line in lines)]

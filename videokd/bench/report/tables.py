@@ -34,6 +34,8 @@ class Section:
     """A sentence under the title."""
     heat_max: float | None = None
     """Where given, the page shades number cells from 0 (none) to this value (full)."""
+    num_left: int = 1
+    """So many columns are text, from the first; the others are set to the right."""
 
     def __post_init__(self) -> None:
         for position, row in enumerate(self.rows):
@@ -73,7 +75,12 @@ _SETTING_COLUMNS: tuple[Column, ...] = (
     ("dtype", lambda r: r.dtype),
     ("mode", lambda r: r.mode),
     ("batch", lambda r: str(r.batch)),
+    ("form", lambda r: r.form),
+    ("layout", lambda r: r.memory_format.replace("_", " ")),
+    ("threads", lambda r: NOT_MEASURED if r.threads is None else str(r.threads)),
 )
+_SETTING_WORDS = {"batch": "batch {}", "form": "{} form", "threads": "{} threads"}
+"""How a part of the setting is said in a sentence, where its value alone says too little."""
 
 
 def results_table(results: Sequence[BenchmarkResult]) -> Table:
@@ -139,9 +146,9 @@ def captions(results: Sequence[BenchmarkResult]) -> list[str]:
     if not results:
         return ["No results."]
     shared = [
-        f"batch {text(results[0])}" if title == "batch" else text(results[0])
+        _SETTING_WORDS.get(title, "{}").format(text(results[0]))
         for title, text in _SETTING_COLUMNS
-        if len({text(result) for result in results}) == 1
+        if {text(result) for result in results} == {text(results[0])} != {NOT_MEASURED}
     ]
     lines = [
         f"Latency is per batch, on {', '.join(shared)}." if shared else "Latency is per batch."
