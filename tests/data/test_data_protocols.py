@@ -6,7 +6,8 @@ mmaction2 4d6c9347 (`SampleFrames`, `UniformSample`, `DenseSampleFrames`), TSM 1
 (`decoder.decode` over a video reader that returns the numbers of the frames presented between two
 time stamps, both included, at a constant rate in ticks of 1/90000 s; `ssv2.get_seq_frames`) and
 PyTorchVideo 0.1.5 (`ConstantClipsPerVideoSampler`, `secs_to_pts`, `uniform_temporal_subsample`)
-and, for `pytorchvideo_main`, its main branch at f3142bb.
+and, for `pytorchvideo_main`, its main branch at f3142bb; those of `torchvision_*` by torchvision
+0.29.2 (`VideoClips`, `UniformClipSampler`), which also runs here.
 `SWEEPS` are digests over hundreds of lengths and frame rates each.
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import pickle
+import warnings
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +31,8 @@ from hypothesis import strategies as st
 from numbered_video import numbers_of, write_numbered
 from pytorchvideo.data.clip_sampling import ConstantClipsPerVideoSampler
 from pytorchvideo.data.encoded_video import EncodedVideo
+from torchvision.datasets.samplers import UniformClipSampler
+from torchvision.datasets.video_utils import VideoClips
 
 from videokd.cli.options import PROTOCOL_NAMES
 from videokd.data.index import Index
@@ -181,6 +185,18 @@ GOLDEN: list[tuple[str, Sampling, int, float, list[list[int]]]] = [
      [[0, 12, 24, 37], [5, 17, 29, 41], [9, 21, 33, 45], [13, 25, 37, 49], [17, 29, 41, 54],
       [21, 33, 45, 58], [25, 37, 49, 62], [30, 42, 54, 66], [34, 46, 58, 70], [38, 50, 62,
       74]]),
+    ("torchvision_5x1", Seconds(num_frames=4, span_seconds=4 / 7.5), 100, 30.0,
+     [[0, 4, 8, 12], [20, 24, 28, 32], [40, 44, 48, 52], [60, 64, 68, 72], [84, 88, 92,
+      96]]),
+    ("torchvision_5x1", Seconds(num_frames=4, span_seconds=4 / 15), 100, 25.0,
+     [[0, 1, 3, 5], [23, 25, 26, 28], [46, 48, 50, 51], [70, 71, 73, 75], [93, 95, 96, 98]]),
+    ("torchvision_5x1", Seconds(num_frames=4, span_seconds=4 / 15), 150, NTSC,
+     [[0, 1, 3, 5], [33, 35, 37, 39], [69, 71, 73, 75], [105, 107, 109, 111], [141, 143, 145,
+      147]]),
+    ("torchvision_12x1", Seconds(num_frames=4, span_seconds=4 / 15), 41, 12.0,
+     [[0, 0, 1, 2], [3, 4, 4, 5], [6, 7, 8, 8], [9, 10, 11, 12], [13, 14, 15, 16], [16, 17, 18,
+      19], [20, 20, 21, 22], [23, 24, 24, 25], [27, 28, 28, 29], [30, 31, 32, 32], [33, 34,
+      35, 36], [37, 38, 39, 40]]),
     ("tsm_uniform_1x1", Segment(num_segments=8), 47, 30.0,
      [[2, 8, 14, 20, 26, 32, 38, 44]]),
     ("tsm_twice_2x3", Segment(num_segments=8), 61, 30.0,
@@ -224,6 +240,9 @@ SWEEPS = {
 
 
 def sweep_samplings(name: str) -> list[Sampling]:
+    if PROTOCOLS[name].kinds == ("seconds",):
+        pairs = [(16, 7.5), (16, 15), (32, 15)]
+        return [Seconds(num_frames=count, span_seconds=count / rate) for count, rate in pairs]
     if PROTOCOLS[name].kinds == ("segment",):
         return [Segment(num_segments=count) for count in (8, 5, 16)]
     pairs = [(8, 8), (5, 12)] if PROTOCOLS[name].clip_range else [(8, 8), (13, 6), (16, 4)]
@@ -243,7 +262,9 @@ def test_frames_are_those_that_the_original_takes(
     assert found.tolist() == expected
 
 
-@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize(  # torchvision itself runs further down
+    "name", [name for name in PROTOCOLS if not name.startswith("torchvision")]
+)
 def test_frames_are_those_of_the_original_over_many_lengths_and_rates(name: str) -> None:
     looks_at_fps = name.startswith(("mmaction2_x3d", "pytorchvideo")) or (
         name.startswith("pyslowfast") and "ssv2" not in name
@@ -274,6 +295,8 @@ def test_every_clip_is_whole_and_inside_the_video(
     if "dense" in views.kinds:
         stride = views.clip_range // count if views.clip_range else max(stride, 6)
         sampling = Dense(num_frames=count, stride=stride)
+    elif "seconds" in views.kinds:
+        sampling = Seconds(num_frames=count, span_seconds=count * stride / 30)
     found = views.frame_ids(sampling, num_frames=num_frames, fps=fps)
     assert found.shape == (views.num_clips, views.num_frames or count)
     assert found.min() >= 0
@@ -345,6 +368,34 @@ def test_pytorchvideos_sampler_and_ours_agree_on_what_a_clip_covers(
         assert ids.tolist() == [covered[i] for i in steps]
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    num_frames=st.integers(1, 2000),
+    fps=st.sampled_from([7.5, 12.0, 15.0, FILM, 25.0, NTSC, 29.97, 30.0, 50.0, 59.94]),
+    clip=st.sampled_from([(4, 15.0), (16, 7.5), (16, 15.0), (32, 15.0), (128, 15.0)]),
+    name=st.sampled_from(["torchvision_5x1", "torchvision_12x1"]),
+)
+def test_torchvisions_sampler_takes_the_same_clips(
+    num_frames: int, fps: float, clip: tuple[int, float], name: str
+) -> None:
+    count, rate = clip
+    protocol = PROTOCOLS[name]
+    sampling = Seconds(num_frames=count, span_seconds=count / rate)
+    ours = protocol.frame_ids(sampling, num_frames=num_frames, fps=fps)
+    metadata = {"video_paths": [""], "video_pts": [torch.arange(num_frames)], "video_fps": [fps]}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There aren't enough frames")
+        videos = VideoClips([""], count, 1, rate, _precomputed_metadata=metadata)
+    (clips,) = videos.clips
+    if len(clips):
+        places = list(UniformClipSampler(videos, protocol.num_clips))
+        assert ours.tolist() == clips[places].tolist()
+    else:  # it leaves the video out
+        assert np.array_equal(ours, np.repeat(ours[:1], protocol.num_clips, axis=0))
+        assert ours[0, 0] == 0
+        assert np.all(np.diff(ours[0]) >= 0)
+
+
 def test_a_clip_without_a_frame_is_refused() -> None:
     with pytest.raises(
         UserError, match=r"a clip of 0\.03333 s holds no frame of a video at 10 fps"
@@ -409,7 +460,7 @@ def test_a_protocol_for_another_sampling_is_refused_with_those_that_fit() -> Non
     assert fitting == [name for name, views in PROTOCOLS.items() if "segment" in views.kinds]
     with pytest.raises(ConfigError, match=r"with stride 64 // num_frames, the network .* stride 4"):
         PROTOCOLS["tsm_dense_10x3"].check(Dense(num_frames=8, stride=4))
-    with pytest.raises(ConfigError, match=r"for it: pytorchvideo_10x3, pytorchvideo_main_10x3$"):
+    with pytest.raises(ConfigError, match=r"for it: (pytorchvideo\w+, ){2}torchvision_5x1, "):
         PROTOCOLS["pyslowfast_10x3"].check(Seconds(num_frames=8, span_seconds=2))
     with pytest.raises(ValueError, match="must be above 0, not 0 and 25"):
         own_views().frame_ids(Segment(num_segments=8), num_frames=0, fps=25.0)

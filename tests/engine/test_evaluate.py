@@ -42,8 +42,12 @@ def test_scores_are_the_mean_softmax_of_the_views(
         views=own_views(num_clips, num_crops), batch_size=batch_size,
     )  # fmt: skip
     trained.model.train()
+    at_a_time: list[int] = []
+    hook = trained.model.register_forward_pre_hook(lambda _, given: at_a_time.append(len(given[0])))
     scores = score_videos(create_fabric("cpu"), trained.model, loader)
+    hook.remove()
     assert trained.model.training
+    assert max(at_a_time) <= batch_size
     assert scores.video_ids.tolist() == tiny_index.select("test")
     trained.model.eval()
     by_hand = []

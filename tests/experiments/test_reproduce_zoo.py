@@ -160,6 +160,7 @@ def test_every_source_is_an_address_and_every_network_one_that_is_known() -> Non
 
 def test_a_protocol_is_one_that_is_known_and_suits_the_network() -> None:
     from videokd.data.sampling.protocols import protocol_named
+    from videokd.experiments.reproduce.accuracy import _as_tested
     from videokd.experiments.reproduce.tables import model_config
 
     num_checked = 0
@@ -168,12 +169,10 @@ def test_a_protocol_is_one_that_is_known_and_suits_the_network() -> None:
             continue
         protocol = protocol_named(row.protocol)
         assert row.views == f"{protocol.num_clips}x{protocol.num_crops}" or row.views == "25x10"
-        if row.model is not None and row.dataset == "kinetics400":
-            config = model_config(network_settings(row), source=table)
+        if (settings := _as_tested(row)) is not None:
             num_checked += 1
-            if config.input.sampling.kind in protocol.kinds:
-                protocol.check(config.input.sampling)
-    assert num_checked > 10
+            protocol.check(model_config(settings, source=table).input.sampling)
+    assert num_checked > 40
 
 
 TINY = {

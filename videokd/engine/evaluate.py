@@ -15,7 +15,7 @@ from videokd.data.loading import EvalLoader, clip_tensor
 from videokd.data.sampling.protocols import EvalProtocol, own_views, protocol_named
 from videokd.errors import ConfigError
 from videokd.models.video_model import VideoModel
-from videokd.types import NumCrops
+from videokd.types import ClipBatch, NumCrops
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -33,7 +33,7 @@ class EvalConfig(Config):
     """The views of another toolkit's test by name, such as `pyslowfast_10x3`; it brings its own
     clips and crops, so `num_clips` and `num_crops` stay as they are."""
     batch_size: int = Field(16, ge=1)
-    """Videos decoded and shown to the network at a time, per process."""
+    """Videos decoded at a time, per process; the network sees as many clips at a time."""
 
     @model_validator(mode="after")
     def _one_way_to_say_it(self) -> EvalConfig:
@@ -113,18 +113,31 @@ def score_videos(
     done = 0
     try:
         for batch in loader:
-            frames = batch.frames["student"]
-            seconds = batch.frame_seconds["student"].flatten(0, 1).to(fabric.device)
-            with fabric.autocast():
-                output = model(clip_tensor(frames.to(fabric.device)), seconds)
-            views = output.logits.float().softmax(-1).unflatten(0, frames.shape[:2])
-            rows.append((batch.video_ids, views.mean(1).cpu(), batch.targets))
+            rows.append((batch.video_ids, _mean_over_views(fabric, model, batch), batch.targets))
             done += batch.num_videos
             if on_progress is not None:
                 on_progress(min(done * fabric.world_size, loader.num_videos), loader.num_videos, "")
     finally:
         model.train(was_training)
     return _in_order(_from_all_processes(fabric, rows))
+
+
+def _mean_over_views(fabric: Fabric, model: VideoModel, batch: ClipBatch) -> torch.Tensor:
+    """float32 [B, K]: the mean softmax over each video's views, on the CPU.
+
+    As many clips as there are videos go through the network at a time: thirty views of each at once
+    would take thirty times the memory.
+    """
+    frames, seconds = batch.frames["student"], batch.frame_seconds["student"].flatten(0, 1)
+    parts = []
+    for part, when in zip(
+        frames.flatten(0, 1).split(batch.num_videos), seconds.split(batch.num_videos), strict=True
+    ):
+        clips = clip_tensor(part.unsqueeze(1).to(fabric.device))
+        with fabric.autocast():
+            logits = model(clips, when.to(fabric.device)).logits
+        parts.append(logits.float().softmax(-1))
+    return torch.cat(parts).unflatten(0, frames.shape[:2]).mean(1).cpu()
 
 
 def _from_all_processes(

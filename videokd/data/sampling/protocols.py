@@ -177,6 +177,7 @@ _MMACTION2 = "mmaction2, mmaction/datasets/transforms/loading.py"
 _DECODER = "PySlowFast, slowfast/datasets/decoder.py"
 _SSV2 = "PySlowFast, slowfast/datasets/ssv2.py"
 _SAMPLER = "PyTorchVideo, pytorchvideo/data/clip_sampling.py"
+_TORCHVISION = "torchvision, torchvision/datasets/video_utils.py and samplers/clip_sampler.py"
 _TSM = "TSM, ops/dataset.py"
 _RANGE = {"clip_range": published.TSM_RANGE}
 
@@ -215,6 +216,9 @@ PROTOCOLS: dict[str, EvalProtocol] = {protocol.name: protocol for protocol in (
     _views("pytorchvideo_10x3", (10, 3), ("dense", "seconds"), published.pytorchvideo, _SAMPLER),
     _views("pytorchvideo_main_10x3", (10, 3), ("dense", "seconds"), published.pytorchvideo_main,
            _SAMPLER),
+    # MViT (5 clips) and Video Swin (12): shorter side and crop are theirs too
+    _views("torchvision_5x1", (5, 1), "seconds", published.torchvision, _TORCHVISION),
+    _views("torchvision_12x1", (12, 1), "seconds", published.torchvision, _TORCHVISION),
     _views("tsm_uniform_1x1", (1, 1), "segment", published.segment_centres, _TSM),
     _views("tsm_twice_2x3", (2, 3), "segment", published.segment_centres_twice, _TSM),
     _views("tsm_dense_10x3", (10, 3), "dense", published.tsm_dense, _TSM, **_RANGE),

@@ -188,6 +188,29 @@ def pytorchvideo_main(
     return pytorchvideo(sampling, num_frames, fps, num_clips, to_the_end=True)
 
 
+def torchvision(sampling: Seconds, num_frames: int, fps: float, num_clips: int) -> Ids:
+    """torchvision's `VideoClips(step=1)` and `UniformClipSampler`: clip k at k * D / (c - 1).
+
+    The video is resampled to T / span_seconds frames per second, frame j being floor(j * fps /
+    rate), in float32 unless that step is whole; a clip is T neighbours of those. One clip is the
+    first. Positions are those of the first video of a list: the original counts on through all
+    videos in float32. A video without T such frames, which it leaves out, repeats its last one.
+    """
+    import torch
+
+    rate = float(Fraction(sampling.num_frames / sampling.span_seconds).limit_denominator(1001))
+    step = fps / rate
+    if step.is_integer():
+        resampled = torch.arange(0, num_frames, int(step))
+    else:
+        count = max(1, math.floor(num_frames * rate / fps))
+        resampled = (torch.arange(count, dtype=torch.float32) * step).floor().long()
+    last = len(resampled) - 1
+    starts = torch.linspace(0, max(0, last + 1 - sampling.num_frames), num_clips).floor().long()
+    places = (starts[:, None] + torch.arange(sampling.num_frames)).clamp(max=last)
+    return np.asarray(resampled[places].clamp(max=num_frames - 1).numpy(), dtype=np.int64)
+
+
 def _strided(sampling: Dense) -> Ids:
     return np.arange(sampling.num_frames, dtype=np.int64) * sampling.stride
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from videokd.config import laid_over
 from videokd.errors import UserError
 from videokd.experiments.reproduce.result import Outcome, Status
 from videokd.experiments.reproduce.tables import (
@@ -280,7 +281,7 @@ def _as_tested(row: TableRow) -> dict[str, Any] | None:
     """The row's settings with the input that its accuracy is for; None where nobody says it."""
     if row.model is None:
         return dict(row.settings) if "input" in row.settings else None
-    return {**entry(row.model).settings, **row.settings}
+    return dict(laid_over(dict(entry(row.model).settings), row.settings))
 
 
 def _is_one(path: Path | None) -> bool:

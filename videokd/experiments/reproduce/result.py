@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 Status = Literal["PASS", "FAIL", "SKIP"]
@@ -14,6 +15,7 @@ class Outcome:
     """A published number, ours, and whether they agree."""
 
     table: str
+    """As a command names it: a table of the folder, or the path of one."""
     row: str
     quantity: str
     """`params_m`, `gops` or `top1_pct`."""
@@ -45,7 +47,7 @@ def format_outcomes(outcomes: Sequence[Outcome]) -> str:
 
 def _line(outcome: Outcome) -> str:
     convention = f" [{outcome.convention}]" if outcome.convention else ""
-    name = f"{outcome.table}/{outcome.row} {outcome.quantity}{convention}"
+    name = f"{Path(outcome.table).stem}/{outcome.row} {outcome.quantity}{convention}"
     digits = 2 if outcome.quantity == "top1_pct" else 3
     text = f"{outcome.status}  {name}: published {outcome.published:g}"
     if outcome.measured is not None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, JsonValue, create_model, model_validator
 
 import videokd
-from videokd.config import Config, did_you_mean, load_config, parse_config
+from videokd.config import Config, did_you_mean, laid_over, load_config, parse_config
 from videokd.data.sampling.protocols import protocol_named
 from videokd.errors import ConfigError, UserError
 from videokd.models.catalog import entry
@@ -206,9 +206,9 @@ def network_settings(row: TableRow, error: KnownError | None = None) -> dict[str
     settings: dict[str, Any] = {}
     if row.model is not None:
         settings = dict(entry(row.model).settings)
-    settings |= row.settings
+    settings = laid_over(settings, row.settings)
     if error is not None:
-        settings |= error.change
+        settings = laid_over(settings, error.change)
     num_frames = (error and error.num_frames) or row.input.num_frames
     crop_px = (error and error.crop_px) or row.input.crop_px
     given = dict(settings.get("input", {}))
