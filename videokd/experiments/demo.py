@@ -181,6 +181,6 @@ def _print_outcome(results: list[BenchmarkResult], paths: ReportPaths, seconds: 
     print(f"report:  {paths.markdown}")
     print(f"page:    {paths.html}")
     print(f"picture: {paths.picture}")
-    print(f"results: {paths.json}")
+    print(f"results: {paths.json}, {paths.csv}")
     print(f"runs:    {paths.markdown.parent}/{{{','.join(ROLES)}}}")
     print(f"done in {duration(seconds)}")
