@@ -170,6 +170,7 @@ def test_what_cannot_be_is_left_out_of_a_product_and_told(
         (("tiny_net", "--convention", "macs"), 2, "did you mean 'mac'"),
         (("tiny_net", "--path", "no.mp4"), 1, "--path no.mp4: no such file"),
         (("tsm_mobilnetv2",), 1, "no network is named 'tsm_mobilnetv2'; did you mean "),
+        (("tiny_net@big",), 1, "'big' is not a crop in px; write for example tiny_net@224"),
         (("runs/nothing",), 1, "runs/nothing: no such run folder or checkpoint"),
     ],
 )
@@ -182,7 +183,18 @@ def test_mistakes_are_one_plain_line(
     assert err.count("\n") == 1
 
 
-def test_the_networks_of_the_issue_have_names() -> None:
+@pytest.mark.usefixtures("catalogue")
+def test_a_name_may_ask_for_another_crop(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = bench(capsys, "tiny_net", "tiny_net@64", "--quick", "--json")
+    own, larger = json.loads(out)
+    assert (larger["model"], larger["crop_px"]) == ("tiny_net@64", 64)
+    assert own["crop_px"] != 64
+    ratio = larger["gmacs_per_view"] / own["gmacs_per_view"]
+    assert ratio == pytest.approx((64 / own["crop_px"]) ** 2, rel=0.02)
+    assert larger["command"].startswith("videokd bench tiny_net@64 ")
+
+
+def test_the_networks_that_are_compared_have_names() -> None:
     from videokd.models.catalog import entry
 
     names = [

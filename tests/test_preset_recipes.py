@@ -40,7 +40,7 @@ def comments(folder: str, name: str) -> str:
     return " ".join(line.removeprefix("#").strip() for line in lines if line.startswith("#"))
 
 
-def test_the_presets_of_the_issue_are_there() -> None:
+def test_every_preset_is_there() -> None:
     assert FOLDERS == [
         "hmdb51",
         "kinetics400_cpu",

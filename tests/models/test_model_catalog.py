@@ -52,7 +52,7 @@ def check_cost(found: ModelEntry) -> None:
     assert found.cost == pytest.approx((counted.params_m, counted.gmacs), abs=6e-5)
 
 
-def test_the_list_of_the_issue_is_in() -> None:
+def test_the_networks_that_people_know_are_in() -> None:
     teachers = {
         "slowfast_r50_4x16 slowfast_r50_8x8 slowfast_r101_8x8 slowfast_r101_16x8 slow_r50_4x16",
         "slow_r50_8x8 c2d_r50_8x8 i3d_r50_8x8 r2plus1d_r50_16x4 csn_r101_32x2 x3d_m x3d_l",

@@ -29,7 +29,9 @@ bench_app = typer.Typer()
 def bench_command(
     networks: Annotated[
         list[str],
-        typer.Argument(help="Run folders, checkpoints, or names of `videokd models`."),
+        typer.Argument(
+            help="Run folders, checkpoints, or names of `videokd models`; NAME@224 crops so."
+        ),
     ],
     batch: Annotated[str, typer.Option(help="Clips at a time, for example 1,8,64.")] = "1",
     dtype: Annotated[str, typer.Option(help="Of fp32, tf32, bf16, fp16.")] = "fp32",

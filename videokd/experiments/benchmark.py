@@ -27,16 +27,20 @@ class Named:
 def named_network(name: str) -> Named:
     """The network of a run folder or checkpoint, or of the catalogue with random weights.
 
-    Latency and complexity do not depend on trained weights.
+    Latency and complexity do not depend on trained weights. `NAME@224` is the network of that name
+    on a crop of 224 px, whatever it was published with.
 
     Raises:
-        UserError: neither a path nor a name of the catalogue.
+        UserError: neither a path nor a name of the catalogue, and a crop that is no size.
     """
     if Path(name).exists():
         trained = load_trained(Path(name))
         return Named(bench_subject(trained, argument=name), trained)
+    known, at, crop = name.partition("@")
+    if at and not (crop.isascii() and crop.isdecimal() and int(crop)):
+        raise UserError(f"{name}: {crop!r} is not a crop in px; write for example {known}@224")
     try:
-        return Named(_catalogued(entry(name)), None)
+        return Named(_catalogued(entry(known), name, int(crop) if at else None), None)
     except UserError as error:
         if Path(name).name != name or Path(name).suffix:
             raise UserError(f"{name}: no such run folder or checkpoint") from None
@@ -61,17 +65,19 @@ def run_benchmarks(networks: Sequence[Named], plan: BenchPlan, *, quiet: bool) -
     return replace(found, results=kept)
 
 
-def _catalogued(one: ModelEntry) -> Subject:
-    model = create_video_model(
-        without_pretraining(one.config()), num_classes=one.num_classes, taps=(), seed=0
-    )
+def _catalogued(one: ModelEntry, name: str, crop_px: int | None) -> Subject:
+    config = without_pretraining(one.config())
+    if crop_px is not None:
+        sizes = {"crop_px": crop_px, "short_side_px": max(crop_px, config.input.short_side_px)}
+        config = config.model_copy(update={"input": config.input.model_copy(update=sizes)})
+    model = create_video_model(config, num_classes=one.num_classes, taps=(), seed=0)
     return Subject(
         model=model.eval(),
-        name=one.name,
+        name=name,
         role=one.role,
         weights="random",
         num_views=_num_views(one),
-        argument=one.name,
+        argument=name,
     )
 
 
