@@ -1,4 +1,4 @@
-"""Run folders: train into one, evaluate and benchmark what lies in one.
+"""Run folders: train into one, evaluate what lies in one, keep what was measured of it.
 
 A run folder holds `recipe.yaml` (resolved), `metrics.jsonl`, `last.pt`, `best.pt`, `eval.json` with
 the `predictions.csv` behind it, `bench.json`, and `student.safetensors`, which needs nothing else.
@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videokd.bench.benchmark import BenchPlan, Subject, benchmark_models
-from videokd.bench.latency import settings_of
+from videokd.bench.benchmark import Subject
 from videokd.bench.result import BenchmarkResult, read_results, results_json
 from videokd.checkpoint import BEST, LAST, load_checkpoint
 from videokd.config import dump_yaml
@@ -214,25 +213,6 @@ def evaluate(
         write_text(folder / f"predictions{own}.csv", predictions.to_csv())
         write_text(folder / f"eval{own}.json", json.dumps(document, indent=1) + "\n")
     return document
-
-
-def benchmark(
-    run: Trained | Path,
-    *,
-    device: Device = "auto",
-    quick: bool = False,
-    quiet: bool = False,
-) -> BenchmarkResult:
-    """Size and speed of a trained network on single clips, fp32, eager, as `keep_results` keeps it.
-
-    With the accuracy of its `eval.json` if there is one.
-    """
-    trained = run if isinstance(run, Trained) else load_trained(run)
-    where = create_fabric(device, "fp32").device
-    plan = BenchPlan(settings=settings_of(device=where), device=where, quick=quick)
-    with show_progress(f"benchmark {trained.name}", quiet=quiet) as report:
-        found = benchmark_models([bench_subject(trained)], plan, on_progress=report)
-    return keep_results(trained, found.results[0])[0]
 
 
 def bench_subject(trained: Trained, *, argument: str | None = None) -> Subject:

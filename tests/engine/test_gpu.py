@@ -10,8 +10,9 @@ from tiny_recipes import as_config, recipe, student_recipe, teacher_recipe
 
 from videokd.data.augment.device import augmented_clips, mixed_targets
 from videokd.data.index import Index
+from videokd.experiments.benchmark import benchmark_runs
 from videokd.recipe import build, create_fabric
-from videokd.runs import benchmark, evaluate, train
+from videokd.runs import evaluate, train
 from videokd.tracking import read_metrics
 
 pytestmark = [
@@ -41,7 +42,7 @@ def test_a_student_is_distilled_on_the_gpu(
     assert outcome.steps == 6
     document = evaluate(tmp_path / "student", device="cuda", quiet=True)
     assert document["num_videos"] == 12
-    result = benchmark(tmp_path / "student", device="cuda", quick=True, quiet=True)
+    (result,) = benchmark_runs([tmp_path / "student"], device="cuda", quick=True, quiet=True)
     assert result.device.startswith("cuda")
     assert result.peak_mem_gib is not None
 

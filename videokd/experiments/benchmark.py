@@ -7,12 +7,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from videokd.bench.benchmark import Benchmarks, BenchPlan, Subject, benchmark_models
+from videokd.bench.latency import settings_of
 from videokd.bench.result import BenchmarkResult
 from videokd.errors import UserError
 from videokd.models.catalog import ModelEntry, entry
 from videokd.models.zoo import create_video_model
 from videokd.progress import show_progress
-from videokd.recipe import Trained, flush_denormals, load_trained, without_pretraining
+from videokd.recipe import (
+    Device,
+    Trained,
+    create_fabric,
+    flush_denormals,
+    load_trained,
+    without_pretraining,
+)
 from videokd.runs import bench_subject, keep_results
 
 
@@ -45,6 +53,25 @@ def named_network(name: str) -> Named:
         if Path(name).name != name or Path(name).suffix:
             raise UserError(f"{name}: no such run folder or checkpoint") from None
         raise UserError(f"{error}; nor is there such a run folder") from None
+
+
+def benchmark_runs(
+    run_dirs: Sequence[Path], *, device: Device = "auto", quick: bool = False, quiet: bool = False
+) -> list[BenchmarkResult]:
+    """Single clips, fp32, eager: one result a run folder, timed against each other in rounds.
+
+    With the accuracy of each one's `eval.json` if there is one.
+
+    Raises:
+        UserError: one of them cannot be measured.
+    """
+    where = create_fabric(device, "fp32").device
+    plan = BenchPlan(settings=settings_of(device=where), device=where, quick=quick)
+    networks = [named_network(str(run_dir)) for run_dir in run_dirs]
+    found = run_benchmarks(networks, plan, quiet=quiet)
+    if found.left_out:
+        raise UserError(str(found.left_out[0]))
+    return [rows[0] for rows in found.results]
 
 
 def run_benchmarks(networks: Sequence[Named], plan: BenchPlan, *, quiet: bool) -> Benchmarks:

@@ -18,11 +18,12 @@ from videokd.bench.report import ReportPaths, Section, print_results, write_repo
 from videokd.bench.result import BenchmarkResult
 from videokd.data.indexing import index_synthetic
 from videokd.errors import UserError
+from videokd.experiments.benchmark import benchmark_runs
 from videokd.experiments.compare import compare_reported
 from videokd.files import read_text, write_text
 from videokd.progress import duration, show_progress
-from videokd.recipe import Device, RunConfig, load_recipe, load_trained
-from videokd.runs import benchmark, evaluate, train
+from videokd.recipe import Device, RunConfig, load_recipe
+from videokd.runs import evaluate, train
 
 ROLES = ("teacher", "control", "student", "no_temporal")
 """In the order of training: the student needs the teacher."""
@@ -62,9 +63,7 @@ def run_demo(
             accuracy[role] = evaluate(out / role, device=device)
     _announce("6/7 benchmark")
     with clock.measure("benchmark"):
-        results = [
-            benchmark(load_trained(out / role), device=device, quick=quick) for role in ROLES
-        ]
+        results = benchmark_runs([out / role for role in ROLES], device=device, quick=quick)
     _announce("7/7 report")
     comparisons, not_compared = compare_reported([out / role for role in ROLES], results)
     seconds = clock.total()
