@@ -14,8 +14,9 @@ from torch.utils._pytree import tree_leaves
 
 from videokd.models.deployed import Deployed, compiled, deployed
 from videokd.models.deployed import form as form_module
-from videokd.models.deployed.folding import Pair, fold_, foldable_pairs, on_meta
+from videokd.models.deployed.folding import Pair, fold_, foldable_pairs
 from videokd.models.deployed.tiles import Tiled, tile_
+from videokd.models.meta import on_meta
 from videokd.models.temporal import TemporalShift
 from videokd.models.video_model import VideoModel
 from videokd.models.zoo import ModelConfig, create_video_model

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from videokd.config import did_you_mean
 from videokd.errors import ConfigError
+from videokd.models.meta import on_meta
 from videokd.models.taps import (
     Catch,
     Tap,
@@ -209,7 +210,7 @@ class VideoModel(nn.Module):
     @torch.inference_mode(False)  # inference tensors do not count their versions
     def _learn_shapes(self) -> None:
         """The dry forward, in eval and in training mode: in-place faults may hide in either."""
-        twin = _meta_twin(self)
+        twin = on_meta(self)
         num_clips, num_frames, side = 2, self.spec.num_frames, self.spec.crop_px
         for training in (False, True):
             twin.train(training)
@@ -293,16 +294,6 @@ def _checked_seconds(clips: Tensor, frame_seconds: Tensor | None) -> Tensor:
             f"not {list(frame_seconds.shape)}"
         )
     return frame_seconds
-
-
-def _meta_twin(model: VideoModel) -> VideoModel:
-    """A copy without storage: each weight and buffer is replaced by one on the meta device."""
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = buffer.detach().to("meta")
-    return copy.deepcopy(model, memo)
 
 
 def _run_dry(twin: VideoModel, clips: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -13,6 +12,7 @@ from torch import nn
 from videokd.bench.complexity.conventions import WEIGHTS, Convention, leaves_out_head
 from videokd.bench.complexity.record import Operation, recorded
 from videokd.errors import UserError
+from videokd.models.meta import on_meta
 
 _BYTES = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2}
 
@@ -179,7 +179,7 @@ def count_operations(
     On a CPU torch runs fused attention that nothing can look into. Weights, buffers, mode and the
     random state of `model` are not touched.
     """
-    shadow = _on_meta(untapped(model)).eval()
+    shadow = _shadow_of(untapped(model)).eval()
     clips_shape = (batch, 3, num_frames, crop_px, crop_px)
     try:
         # The default device covers networks that make tensors in `forward` without naming one.
@@ -252,15 +252,8 @@ def _own_parameters(model: nn.Module) -> list[tuple[str, int]]:
     return found
 
 
-def _on_meta(model: nn.Module) -> nn.Module:
-    """A copy whose parameters and buffers have shapes and no storage; nothing is duplicated."""
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        shape = torch.empty_like(parameter, device="meta")
-        memo[id(parameter)] = nn.Parameter(shape, requires_grad=False)
-    for buffer in model.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+def _shadow_of(model: nn.Module) -> nn.Module:
     try:
-        return copy.deepcopy(model, memo)
+        return on_meta(model)
     except (RuntimeError, TypeError) as error:
         raise UserError(f"{type(model).__name__} cannot be copied: {first_line(error)}") from None

@@ -6,7 +6,6 @@ that record shows that a convolution's output goes into one batch norm and nowhe
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,6 +15,8 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from videokd.models.meta import on_meta
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -85,16 +86,6 @@ def fold_(network: nn.Module, pair: Pair) -> None:
 def count_norms(network: nn.Module) -> int:
     """Batch norms that are still there."""
     return sum(isinstance(module, (*_NORMS, BatchNormAct2d)) for module in network.modules())
-
-
-def on_meta(network: nn.Module) -> Any:
-    """A copy whose weights and buffers have shapes and no storage."""
-    memo: dict[int, Any] = {}
-    for parameter in network.parameters():
-        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
-    for buffer in network.buffers():
-        memo[id(buffer)] = buffer.detach().to("meta")
-    return copy.deepcopy(network, memo)
 
 
 class _Call(NamedTuple):

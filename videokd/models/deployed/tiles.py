@@ -9,7 +9,7 @@ import torch
 from timm.models import _efficientnet_blocks as efficientnet_blocks
 from torch import Tensor, nn
 
-from videokd.models.deployed.folding import on_meta
+from videokd.models.meta import on_meta
 from videokd.models.temporal.branch import BranchModule
 
 _BLOCKS = (
