@@ -20,7 +20,7 @@ from videokd.data.index import Index, read_index
 from videokd.data.loading import DataConfig, EvalLoader, TrainLoader
 from videokd.data.sampling import SameFrames, TeacherView, WholeVideo
 from videokd.data.sampling.protocols import EvalProtocol
-from videokd.distill.objective import Objective, ObjectiveConfig
+from videokd.distill.objective import Networks, Objective, ObjectiveConfig
 from videokd.engine.evaluate import EvalConfig, score_videos
 from videokd.engine.train import TrainConfig, Trainer, Validation
 from videokd.errors import ConfigError, UserError
@@ -186,8 +186,14 @@ def build(
         on_init(load_report.summary())
     objective = Objective(
         config.objective,
-        student_taps=student.tap_shapes,
-        teacher_taps=_teacher_taps(config, teacher),
+        Networks(
+            student_taps=student.tap_shapes,
+            teacher_taps=_teacher_taps(config, teacher),
+            student_pooled_dim=student.pooled_dim,
+            teacher_pooled_dim=teacher.model.pooled_dim if teacher is not None else None,
+            num_classes=len(index.classes),
+            num_videos=len(index),
+        ),
         seed=_derived_seed(config.seed, _SEED_OF_PROJECTIONS),
     )
     student.keep_taps(config.objective.student_taps)

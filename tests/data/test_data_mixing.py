@@ -25,7 +25,7 @@ from videokd.data.augment import (
 )
 from videokd.data.augment.device import augmented_clips, mixed_targets
 from videokd.data.loading.clips import clip_tensor
-from videokd.distill.logits import cross_entropy
+from videokd.distill.losses.logits import cross_entropy
 from videokd.errors import ConfigError
 from videokd.types import ClipBatch, Crop, Draw, Mix
 

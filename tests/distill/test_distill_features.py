@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from videokd.distill.features import attention_transfer, hint
+from videokd.distill.losses.features import attention_transfer, hint
 from videokd.types import TapOutput
 
 # They differ in everything: channels, steps, height (student finer), width (teacher finer).

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from videokd.distill.logits import cross_entropy, hard_targets, soft_targets
+from videokd.distill.losses.logits import cross_entropy, hard_targets, soft_targets
 
 
 def random_logits(seed: int, *, num_clips: int = 3, num_classes: int = 5) -> np.ndarray:

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from videokd.config import parse_config
-from videokd.distill.features import attention_transfer, hint
-from videokd.distill.logits import cross_entropy, hard_targets, soft_targets
-from videokd.distill.objective import Objective, ObjectiveConfig
-from videokd.distill.temporal import attention_weights, temporal_attention
+from videokd.distill.losses.features import attention_transfer, hint
+from videokd.distill.losses.logits import cross_entropy, hard_targets, soft_targets
+from videokd.distill.losses.temporal import attention_weights, temporal_attention
+from videokd.distill.objective import Networks, Objective, ObjectiveConfig
 from videokd.errors import ConfigError
 from videokd.types import ClipBatch, ModelOutput, TapOutput, TapShape
 
@@ -38,7 +38,15 @@ def make_objective(
     terms: dict, *, seed: int = 0, teacher_taps: dict | None = TEACHER_TAPS
 ) -> Objective:
     config = parse_config(ObjectiveConfig, {"terms": terms}, source="test")
-    return Objective(config, student_taps=STUDENT_TAPS, teacher_taps=teacher_taps, seed=seed)
+    networks = Networks(
+        student_taps=STUDENT_TAPS,
+        teacher_taps=teacher_taps,
+        student_pooled_dim=7,
+        teacher_pooled_dim=None if teacher_taps is None else 7,
+        num_classes=5,
+        num_videos=6,
+    )
+    return Objective(config, networks, seed=seed)
 
 
 def make_batch(has_label: list[bool], *, num_classes: int = 5) -> ClipBatch:
@@ -88,7 +96,7 @@ def test_each_term_is_its_weighted_loss_over_the_clips_that_count():
     s1, s2 = student.taps["s1"], student.taps["s2"]
     t1, t2 = teacher.taps["t1"], teacher.taps["t2"]
     kept = torch.tensor(LABELLED)
-    projection = objective.projections["middle_projection"]
+    projection = objective.losses["middle_loss"].projection
     wanted = {
         "labels": 0.3
         * cross_entropy(student.logits[kept], batch.targets[kept], label_smoothing=0.1).mean(),
@@ -146,7 +154,7 @@ def test_two_ranks_are_one_process_in_value_and_gradient(split):
     alone = objective(student, teacher, batch, progress=0.0)
     alone.total.backward()
     wanted = {name: tensor.grad.clone() for name, tensor in inputs.items() if name != "still"}
-    wanted_weight = objective.projections["middle_projection"].conv.weight.grad.clone()
+    wanted_weight = objective.losses["middle_loss"].projection.conv.weight.grad.clone()
     for tensor in (*inputs.values(), *objective.parameters()):
         tensor.grad = None
 
@@ -174,7 +182,7 @@ def test_two_ranks_are_one_process_in_value_and_gradient(split):
     for name, gradient in wanted.items():
         torch.testing.assert_close(inputs[name].grad, gradient, msg=name)
     torch.testing.assert_close(
-        objective.projections["middle_projection"].conv.weight.grad, wanted_weight
+        objective.losses["middle_loss"].projection.conv.weight.grad, wanted_weight
     )
 
 
@@ -276,7 +284,7 @@ def test_projections_depend_on_the_seed_and_their_name_only():
     ).state_dict()
     other_seed = make_objective({"middle": ALL_TERMS["middle"]}, seed=2).state_dict()
 
-    key = "projections.middle_projection.conv.weight"
+    key = "losses.middle_loss.projection.conv.weight"
     assert torch.equal(alone[key], among[key])
     assert not torch.equal(alone[key], other_seed[key])
 
@@ -329,7 +337,7 @@ def test_a_student_with_its_teachers_outputs_pays_for_labels_only():
         },
         teacher_taps=STUDENT_TAPS,
     )
-    conv = objective.projections["middle_projection"].conv
+    conv = objective.losses["middle_loss"].projection.conv
     with torch.no_grad():
         conv.weight.copy_(torch.eye(2)[:, :, None, None, None])
         conv.bias.zero_()
@@ -453,5 +461,5 @@ def test_a_projection_learns_a_teacher_that_is_linear_in_the_student():
         optimiser.step()
 
     assert loss.item() < 1e-6
-    learnt = objective.projections["middle_projection"].conv.weight[:, :, 0, 0, 0]
+    learnt = objective.losses["middle_loss"].projection.conv.weight[:, :, 0, 0, 0]
     torch.testing.assert_close(learnt, mixing, atol=1e-2, rtol=0)

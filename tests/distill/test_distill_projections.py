@@ -12,7 +12,7 @@ from videokd.distill.projections import (
     align_in_space,
     align_in_time,
     align_steps,
-    projection_generator,
+    term_generator,
 )
 
 
@@ -31,12 +31,12 @@ def test_projection_is_a_matrix_over_channels():
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_initial_weights_come_from_the_generator_alone(norm):
     before = torch.get_rng_state()
-    first = ChannelProjection(3, 5, generator=projection_generator(7, "a"), norm=norm)
+    first = ChannelProjection(3, 5, generator=term_generator(7, "a"), norm=norm)
     torch.rand(10)
-    again = ChannelProjection(3, 5, generator=projection_generator(7, "a"), norm=norm)
-    other = ChannelProjection(3, 5, generator=projection_generator(8, "a"), norm=norm)
+    again = ChannelProjection(3, 5, generator=term_generator(7, "a"), norm=norm)
+    other = ChannelProjection(3, 5, generator=term_generator(8, "a"), norm=norm)
     torch.set_rng_state(before)
-    named = ChannelProjection(3, 5, generator=projection_generator(7, "b"), norm=norm)
+    named = ChannelProjection(3, 5, generator=term_generator(7, "b"), norm=norm)
 
     assert torch.equal(torch.get_rng_state(), before)
     for key, value in first.state_dict().items():
@@ -55,7 +55,7 @@ def test_initial_weights_are_spread_as_torch_spreads_them():
 
 
 def test_batch_norm_of_the_projection_normalises_each_channel():
-    projection = ChannelProjection(3, 5, generator=projection_generator(0, "a"), norm="batch")
+    projection = ChannelProjection(3, 5, generator=term_generator(0, "a"), norm="batch")
 
     projected = projection(torch.randn(6, 3, 4, 5, 5))
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from videokd.distill.temporal import attention_weights, temporal_attention
+from videokd.distill.losses.temporal import attention_weights, temporal_attention
 from videokd.types import TapOutput
 
 STUDENT = reference.random_tap((2, 2, 3, 2, 2), seed=0)

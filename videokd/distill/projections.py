@@ -50,8 +50,8 @@ class ChannelProjection(nn.Module):
         return self.norm(self.conv(features))
 
 
-def projection_generator(seed: int, name: str) -> torch.Generator:
-    """A CPU generator for the projection of one term: other terms do not change its weights."""
+def term_generator(seed: int, name: str) -> torch.Generator:
+    """A CPU generator for what chance decides in one term, whatever other terms there are."""
     digest = hashlib.sha256(f"projection/{seed}/{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 

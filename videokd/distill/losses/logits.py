@@ -8,6 +8,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from videokd.distill.losses.base import Outputs, TermLoss
+from videokd.distill.terms.logits import CrossEntropyTerm, HardTargetsTerm, SoftTargetsTerm
+from videokd.errors import ConfigError
+
 
 def cross_entropy(
     logits: torch.Tensor, targets: torch.Tensor, *, label_smoothing: float = 0.0
@@ -56,3 +60,56 @@ def hard_targets(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> 
 def _check_same_shape(left: torch.Tensor, right: torch.Tensor) -> None:
     if left.ndim != 2 or left.shape != right.shape:
         raise ValueError(f"both must be [N, K], not {list(left.shape)} and {list(right.shape)}")
+
+
+class CrossEntropy(TermLoss[CrossEntropyTerm]):
+    """`cross_entropy` with the labels of those clips that have one."""
+
+    labelled_only = True
+
+    def forward(self, outputs: Outputs) -> torch.Tensor:
+        """[N]."""
+        return cross_entropy(
+            outputs.student.logits,
+            outputs.targets,
+            label_smoothing=self.term.label_smoothing,
+        )
+
+
+class SoftTargets(TermLoss[SoftTargetsTerm]):
+    """`soft_targets` of a teacher of the same classes."""
+
+    def forward(self, outputs: Outputs) -> torch.Tensor:
+        """[N]."""
+        given, wanted = same_classes(self, outputs)
+        return soft_targets(given, wanted, temperature=self.term.temperature)
+
+
+class HardTargets(TermLoss[HardTargetsTerm]):
+    """`hard_targets` of a teacher of the same classes."""
+
+    def forward(self, outputs: Outputs) -> torch.Tensor:
+        """[N]."""
+        return hard_targets(*same_classes(self, outputs))
+
+
+def same_classes(loss: TermLoss, outputs: Outputs) -> tuple[torch.Tensor, torch.Tensor]:
+    """The student's logits and the teacher's, both [N, K].
+
+    Raises:
+        ConfigError: they are of another number of classes.
+    """
+    given, wanted = outputs.student.logits, outputs.wanted.logits
+    if given.shape[1] != wanted.shape[1]:
+        raise ConfigError(
+            f"{loss.where}: the teacher has {wanted.shape[1]} classes and the student "
+            f"{given.shape[1]}; distil logits from a teacher of the same classes, or features only"
+        )
+    return given, wanted
+
+
+LOSSES = {
+    CrossEntropyTerm: CrossEntropy,
+    SoftTargetsTerm: SoftTargets,
+    HardTargetsTerm: HardTargets,
+}

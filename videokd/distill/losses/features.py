@@ -11,7 +11,9 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from videokd.distill.projections import align_in_space, align_in_time
+from videokd.distill.losses.base import Outputs, TermLoss
+from videokd.distill.projections import ChannelProjection, align_in_space, align_in_time
+from videokd.distill.terms.features import AttentionTransferTerm, HintTerm
 from videokd.types import TapOutput
 
 
@@ -71,3 +73,32 @@ def attention_transfer(
 def _energy_map(tap: TapOutput) -> torch.Tensor:
     """[N, 1, t, h, w]."""
     return tap.features.square().mean(dim=1, keepdim=True)
+
+
+class Hint(TermLoss[HintTerm]):
+    """`hint` with a projection that is learned with the student."""
+
+    def build(self, generator: torch.Generator) -> None:
+        """The projection."""
+        student, teacher = self.shapes(self.term.tap_pairs[0])
+        self.projection = ChannelProjection(
+            student.channels, teacher.channels, generator=generator, norm=self.term.norm
+        )
+
+    def forward(self, outputs: Outputs) -> torch.Tensor:
+        """[N]."""
+        return hint(*outputs.pair(self.term.tap_pairs[0]), projection=self.projection)
+
+
+class AttentionTransfer(TermLoss[AttentionTransferTerm]):
+    """The mean of `attention_transfer` over the pairs of taps."""
+
+    def forward(self, outputs: Outputs) -> torch.Tensor:
+        """[N]."""
+        layers = [
+            attention_transfer(*outputs.pair(pair), over=self.term.over) for pair in self.term.pairs
+        ]
+        return torch.stack(layers).mean(dim=0)
+
+
+LOSSES = {HintTerm: Hint, AttentionTransferTerm: AttentionTransfer}

@@ -8,7 +8,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from videokd.distill.losses.base import Outputs, TermLoss
 from videokd.distill.projections import align_steps
+from videokd.distill.terms.temporal import TemporalAttentionTerm
+from videokd.errors import ConfigError
 from videokd.types import TapOutput
 
 SMALLEST_WEIGHT = 1e-12
@@ -77,3 +80,37 @@ def _relative(energy: torch.Tensor) -> torch.Tensor:
     """Energies [N, t] divided by their mean over time; a silent clip stays at 0."""
     mean = energy.mean(dim=1, keepdim=True)
     return energy / mean.clamp(min=1e-12)
+
+
+class TemporalAttention(TermLoss[TemporalAttentionTerm]):
+    """`temporal_attention` of a pair of taps, or `attention_weights` of the networks' own."""
+
+    def build(self, generator: torch.Generator) -> None:  # noqa: ARG002 - nothing to learn
+        """Taps that keep time."""
+        for pair in self.term.tap_pairs:
+            self.needs_time(pair)
+
+    def forward(self, outputs: Outputs) -> torch.Tensor:
+        """[N]."""
+        if self.term.source == "map":
+            pair = outputs.pair(self.term.tap_pairs[0])
+            return temporal_attention(*pair, tau=self.term.tau)
+        sides: list[tuple[torch.Tensor, torch.Tensor]] = []
+        for role, output in (("student", outputs.student), ("teacher", outputs.wanted)):
+            if output.attention is None or output.attention_seconds is None:
+                raise ConfigError(
+                    f"{self.where}.source: the {role} has no temporal attention weights; "
+                    "use 'map', or a temporal module that has them"
+                )
+            sides.append((output.attention, output.attention_seconds))
+        (given, given_seconds), (wanted, wanted_seconds) = sides
+        return attention_weights(
+            given,
+            wanted,
+            student_seconds=given_seconds,
+            teacher_seconds=wanted_seconds,
+            tau=self.term.tau,
+        )
+
+
+LOSSES = {TemporalAttentionTerm: TemporalAttention}
