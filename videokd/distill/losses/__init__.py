@@ -7,10 +7,11 @@ from typing import Any
 
 from videokd.distill.losses import features, logits, temporal
 from videokd.distill.losses.base import Gather, Networks, Outputs, TermLoss
+from videokd.distill.terms.base import WeightedTerm
 
 __all__ = ["LOSSES", "Gather", "Networks", "Outputs", "TermLoss"]
 
-LOSSES: dict[type, type[TermLoss[Any]]] = {
+LOSSES: dict[type[WeightedTerm], type[TermLoss[Any]]] = {
     **logits.LOSSES,
     **features.LOSSES,
     **temporal.LOSSES,

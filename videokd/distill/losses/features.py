@@ -6,13 +6,14 @@ They compute in the dtype of their inputs: call them in float32 or better.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 
 from videokd.distill.losses.base import Outputs, TermLoss
 from videokd.distill.projections import ChannelProjection, align_in_space, align_in_time
+from videokd.distill.terms.base import WeightedTerm
 from videokd.distill.terms.features import AttentionTransferTerm, HintTerm
 from videokd.types import TapOutput
 
@@ -101,4 +102,7 @@ class AttentionTransfer(TermLoss[AttentionTransferTerm]):
         return torch.stack(layers).mean(dim=0)
 
 
-LOSSES = {HintTerm: Hint, AttentionTransferTerm: AttentionTransfer}
+LOSSES: dict[type[WeightedTerm], type[TermLoss[Any]]] = {
+    HintTerm: Hint,
+    AttentionTransferTerm: AttentionTransfer,
+}

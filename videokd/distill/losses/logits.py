@@ -5,10 +5,13 @@ They compute in the dtype of their inputs: call them in float32 or better.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
 from videokd.distill.losses.base import Outputs, TermLoss
+from videokd.distill.terms.base import WeightedTerm
 from videokd.distill.terms.logits import CrossEntropyTerm, HardTargetsTerm, SoftTargetsTerm
 from videokd.errors import ConfigError
 
@@ -108,7 +111,7 @@ def same_classes(loss: TermLoss, outputs: Outputs) -> tuple[torch.Tensor, torch.
     return given, wanted
 
 
-LOSSES = {
+LOSSES: dict[type[WeightedTerm], type[TermLoss[Any]]] = {
     CrossEntropyTerm: CrossEntropy,
     SoftTargetsTerm: SoftTargets,
     HardTargetsTerm: HardTargets,

@@ -5,11 +5,14 @@ They compute in the dtype of their inputs: call them in float32 or better.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
 from videokd.distill.losses.base import Outputs, TermLoss
 from videokd.distill.projections import align_steps
+from videokd.distill.terms.base import WeightedTerm
 from videokd.distill.terms.temporal import TemporalAttentionTerm
 from videokd.errors import ConfigError
 from videokd.types import TapOutput
@@ -113,4 +116,4 @@ class TemporalAttention(TermLoss[TemporalAttentionTerm]):
         )
 
 
-LOSSES = {TemporalAttentionTerm: TemporalAttention}
+LOSSES: dict[type[WeightedTerm], type[TermLoss[Any]]] = {TemporalAttentionTerm: TemporalAttention}
