@@ -32,3 +32,9 @@ class UnreadableVideo(UserError):
     def __reduce__(self) -> tuple[type[UnreadableVideo], tuple[Path, str]]:
         # Exceptions pickle by `args`; ours has another signature and crosses worker processes.
         return (UnreadableVideo, (self.path, self.reason))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of another library's error; its type where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from videokd.config import did_you_mean
-from videokd.errors import ConfigError
+from videokd.errors import ConfigError, first_line
 from videokd.models.meta import on_meta
 from videokd.models.taps import (
     Catch,
@@ -302,10 +302,9 @@ def _run_dry(twin: VideoModel, clips: Tensor) -> Tensor:
     except ConfigError:
         raise
     except Exception as error:  # whatever a network of any origin says to a clip it cannot take
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         size = "x".join(str(n) for n in clips.shape[2:])
         raise ConfigError(
-            f"the network does not take clips of {size} (frames x px x px): {first_line}"
+            f"the network does not take clips of {size} (frames x px x px): {first_line(error)}"
         ) from error
 
 

@@ -14,7 +14,6 @@ from videokd.bench.complexity.count import (
     count_complexity,
     count_operations,
     count_traffic,
-    first_line,
     logits_of,
     untapped,
 )
@@ -32,7 +31,6 @@ __all__ = [
     "count_complexity",
     "count_operations",
     "count_traffic",
-    "first_line",
     "format_by_module",
     "logits_of",
     "rows_to_depth",

@@ -11,7 +11,7 @@ from torch import nn
 
 from videokd.bench.complexity.conventions import WEIGHTS, Convention, leaves_out_head
 from videokd.bench.complexity.record import Operation, recorded
-from videokd.errors import UserError
+from videokd.errors import UserError, first_line
 from videokd.models.meta import on_meta
 
 _BYTES = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2}
@@ -213,12 +213,6 @@ def logits_of(output: Any) -> torch.Tensor:
             "with .logits is needed"
         )
     return logits
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, for one plain line of ours."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 def _num_ops(operations: Sequence[Operation], convention: Convention) -> int:

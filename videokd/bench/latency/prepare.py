@@ -13,12 +13,12 @@ import torch
 import torch._dynamo
 from torch import nn
 
-from videokd.bench.complexity import first_line, logits_of, untapped
+from videokd.bench.complexity import logits_of, untapped
 from videokd.bench.latency.graph import GraphRun
 from videokd.bench.latency.settings import DTYPES, BenchSetting
 from videokd.bench.latency.timing import Run
 from videokd.bench.parts import Dtype
-from videokd.errors import UserError
+from videokd.errors import UserError, first_line
 from videokd.models.deployed import Deployed, compiled, deployed
 from videokd.models.video_model import VideoModel
 

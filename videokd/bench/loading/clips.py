@@ -25,6 +25,7 @@ from videokd.config import Config
 from videokd.data.augment import RandomResizedCrop, draw_crop, render
 from videokd.data.loading.clips import STUDENT
 from videokd.data.sampling import frame_ids
+from videokd.errors import first_line
 from videokd.types import Dense, Draw, InputSpec, Sampling, Segment
 
 Progress = Callable[[int, int, str], None]
@@ -104,7 +105,7 @@ class Timings:
         """This cell has no number, and why."""
         self.failed.add(cell)
         self.seconds.pop(cell, None)
-        self.notes[cell] = _first_line(error)
+        self.notes[cell] = f"{type(error).__name__}: {first_line(error)[:200]}"
 
 
 def try_loaders(
@@ -257,8 +258,3 @@ def other_frames(clip: Frames, wanted: Frames) -> str:
     if difference > SAME_WITHIN:
         return f"it shows other frames than {OURS}: they differ by {difference:.1f} of 255"
     return ""
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

@@ -8,7 +8,7 @@ import timm
 from torch import nn
 
 from videokd.config import did_you_mean
-from videokd.errors import ConfigError, UserError
+from videokd.errors import ConfigError, UserError, first_line
 from videokd.models.students.config import TimmVideoConfig
 from videokd.models.taps import Tap
 
@@ -35,15 +35,15 @@ def create_backbone(config: TimmVideoConfig, num_classes: int) -> nn.Module:
         )
     except TypeError as error:
         raise ConfigError(
-            f"backbone_kwargs {kwargs} do not suit {config.backbone!r}: {_first_line(error)}"
+            f"backbone_kwargs {kwargs} do not suit {config.backbone!r}: {first_line(error)}"
         ) from error
     except Exception as error:
         if not config.pretrained:
             raise ConfigError(
-                f"timm cannot create {config.backbone!r} with {kwargs}: {_first_line(error)}"
+                f"timm cannot create {config.backbone!r} with {kwargs}: {first_line(error)}"
             ) from error
         raise UserError(
-            f"ImageNet weights of {config.backbone!r} could not be had ({_first_line(error)}); "
+            f"ImageNet weights of {config.backbone!r} could not be had ({first_line(error)}); "
             "set pretrained: false, or run where timm can download them"
         ) from error
 
@@ -89,8 +89,3 @@ def _near_backbone(name: str) -> str:
     hint = did_you_mean(name, timm.list_models())
     # All of timm's names on one line help nobody.
     return hint if hint.startswith("did you mean") else "timm.list_models() lists all names"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
