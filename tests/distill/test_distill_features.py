@@ -4,10 +4,12 @@ import distill_reference as reference
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from videokd.distill.losses.features import attention_transfer, hint
+from videokd.distill.losses.features import attention_transfer, hint, pooled_mse
+from videokd.distill.projections import ChannelProjection
 from videokd.types import TapOutput
 
 # They differ in everything: channels, steps, height (student finer), width (teacher finer).
@@ -163,3 +165,116 @@ def test_a_dead_tap_gives_finite_values_and_gradients():
 
     assert np.isfinite(values).all()
     assert np.isfinite(gradient).all()
+
+
+def test_hint_of_images_is_the_regressor_and_mse_of_the_published_code():
+    # FitNets in RepDistiller, mdistiller and torchdistill: F.mse_loss(conv1x1(f_s), f_t)
+    x, y = torch.randn(4, 3, 5, 6), torch.randn(4, 8, 5, 6)
+    projection = ChannelProjection(3, 8, generator=torch.Generator().manual_seed(0))
+    leaves = (x.requires_grad_(), *projection.parameters())
+    theirs = F.mse_loss(F.conv2d(x, projection.conv.weight[:, :, 0], projection.conv.bias), y)
+
+    ours = hint(reference.one_step(x), reference.one_step(y), projection=projection).mean()
+
+    assert reference.relative_error(ours, theirs) < 1e-5
+    for ours_by_x, theirs_by_x in zip(
+        reference.gradients(ours, *leaves), reference.gradients(theirs, *leaves), strict=True
+    ):
+        assert reference.relative_error(ours_by_x, theirs_by_x) < 1e-5
+
+
+def test_attention_transfer_of_images_is_torchdistills_in_value_and_gradient():
+    mid_level = pytest.importorskip("torchdistill.losses.mid_level")
+    side = {"io": "output", "path": "layer"}
+    loss = mid_level.ATLoss({"pair": {"teacher": side, "student": side}}, mode="code")
+    x, y = torch.randn(4, 3, 5, 6, requires_grad=True), torch.randn(4, 8, 5, 6)
+    theirs = loss({"layer": {"output": x}}, {"layer": {"output": y}})
+
+    ours = attention_transfer(reference.one_step(x), reference.one_step(y)).mean()
+
+    assert reference.relative_error(ours, theirs) < 1e-5
+    (ours_by_x,), (theirs_by_x,) = reference.gradients(ours, x), reference.gradients(theirs, x)
+    assert reference.relative_error(ours_by_x, theirs_by_x) < 1e-5
+
+
+@pytest.mark.parametrize("over", ["space", "space_time"])
+def test_attention_transfer_in_float32_is_the_formula_in_float64(over):
+    exact, gradient = reference.value_and_gradient(
+        lambda f: attention_transfer(STUDENT._replace(features=f), TEACHER, over=over),
+        STUDENT.features.numpy(),
+    )
+    student = STUDENT.features.float().requires_grad_()
+
+    values = attention_transfer(
+        TapOutput(student, STUDENT.step_seconds),
+        TEACHER._replace(features=TEACHER.features.float()),
+        over=over,
+    )
+
+    assert reference.relative_error(values, exact) < 1e-5
+    (ours,) = reference.gradients(values.sum(), student)
+    assert reference.relative_error(ours, gradient) < 1e-5
+
+
+def test_a_silent_step_of_a_loud_clip_has_no_gradient():
+    quiet = STUDENT.features.numpy().copy()
+    quiet[0, :, 1] = 0
+
+    values, gradient = reference.value_and_gradient(
+        lambda f: attention_transfer(STUDENT._replace(features=f), TEACHER), quiet
+    )
+
+    assert np.isfinite(values).all()
+    assert not gradient[0, :, 1].any()
+    assert gradient[0, :, 0].all()
+
+
+@pytest.mark.parametrize("size", [1e-9, 1e15, 1e30])
+def test_attention_transfer_of_features_of_any_size_is_that_of_ordinary_ones(size):
+    student, teacher = (
+        TapOutput(tap.features.float(), tap.step_seconds.float()) for tap in (STUDENT, TEACHER)
+    )
+    features = (student.features * size).requires_grad_()
+    ordinary = student.features.clone().requires_grad_()
+
+    values = attention_transfer(student._replace(features=features), teacher)
+    wanted = attention_transfer(student._replace(features=ordinary), teacher)
+
+    torch.testing.assert_close(values, wanted)
+    (ours,) = reference.gradients(values.sum(), features)
+    (gradient,) = reference.gradients(wanted.sum(), ordinary)
+    torch.testing.assert_close(ours * size, gradient)
+
+
+def test_pooled_mse_is_the_formula_in_value_and_gradient():
+    generator = np.random.default_rng(5)
+    student, teacher = generator.normal(size=(3, 4)), generator.normal(size=(3, 6))
+    weight, bias = generator.normal(size=(6, 4)), generator.normal(size=6)
+
+    def by_hand(pooled: np.ndarray) -> list[float]:
+        return [
+            sum((weight[d] @ row + bias[d] - wanted[d]) ** 2 for d in range(6)) / 6
+            for row, wanted in zip(pooled, teacher, strict=True)
+        ]
+
+    def project(pooled: torch.Tensor) -> torch.Tensor:
+        return F.linear(pooled, torch.tensor(weight), torch.tensor(bias))
+
+    values, gradient = reference.value_and_gradient(
+        lambda pooled: pooled_mse(pooled, torch.tensor(teacher), projection=project), student
+    )
+
+    np.testing.assert_allclose(values, by_hand(student), rtol=1e-10)
+    numeric = reference.numeric_gradient(lambda pooled: sum(by_hand(pooled)), student)
+    np.testing.assert_allclose(gradient, numeric, atol=1e-8)
+
+
+def test_mean_of_pooled_mse_is_the_mse_of_the_authors_code():
+    # github.com/craston/MARS: nn.MSELoss() of both networks' features before the last layer
+    x, y = torch.randn(4, 6, requires_grad=True), torch.randn(4, 6)
+    ours, theirs = pooled_mse(x, y).mean(), torch.nn.MSELoss()(x, y)
+
+    assert reference.relative_error(ours, theirs) < 1e-5
+    (ours_by_x,), (theirs_by_x,) = reference.gradients(ours, x), reference.gradients(theirs, x)
+    assert reference.relative_error(ours_by_x, theirs_by_x) < 1e-5
+    assert pooled_mse(y, y).tolist() == [0, 0, 0, 0]

@@ -1,12 +1,13 @@
 """The objective: named, weighted terms, summed. It sees outputs, never a network.
 
-`terms.py` has all kinds and their settings, and an example.
+`terms` has all kinds with their settings, and an example.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -27,7 +28,7 @@ class LossBreakdown:
     total: torch.Tensor
     """float32 scalar; the tensor to backpropagate."""
     terms: dict[str, torch.Tensor]
-    """Name -> detached weighted float32 scalar; they sum to `total`."""
+    """Name -> detached weighted float32 scalar; they sum to `total`. A term that is off is 0."""
 
 
 class _Share(NamedTuple):
@@ -45,6 +46,9 @@ class Objective(nn.Module):
     A term's value is the mean over the clips that count for it in **all** processes: each process
     sums its own, times `processes / global count`. DDP's mean of the gradients is then exactly the
     gradient of one process with the whole batch, however unevenly labels are spread.
+
+    A term whose schedule says 0 is not computed: it costs nothing, sees no batch (a memory bank
+    stands still) and its parameters keep their values, see `drop_idle_gradients`.
 
     Args:
         config: the terms.
@@ -82,15 +86,17 @@ class Objective(nn.Module):
 
         Args:
             student: N = B clips.
-            teacher: the same N clips, one output a video (`merge_views`); no gradient reaches it.
-                None where no term needs it.
+            teacher: the same N clips, one output a video (`merge_views`, `combine_teachers`); no
+                gradient reaches it. None where no term that is on needs it.
             batch: its `targets`, `has_label` and `video_ids` are read.
             progress: share of the training that is done, in [0, 1].
             gather: joins rows over processes; None for a single process.
         """
         if not 0 <= progress <= 1:
             raise ValueError(f"progress must be in [0, 1], not {progress}")
-        _check_outputs(student, teacher, batch, needs_teacher=self.config.needs_teacher)
+        weights = self.config.weights_at(progress)
+        needs_teacher = self.config.needs_teacher_at(progress)
+        _check_outputs(student, teacher, batch, needs_teacher=needs_teacher)
         with torch.autocast(student.logits.device.type, enabled=False):
             outputs = Outputs(
                 student=_as_float(student),
@@ -104,16 +110,51 @@ class Objective(nn.Module):
             )
             labelled, everyone = _shares(batch.has_label, gather)
             weighted: dict[str, torch.Tensor] = {}
-            for name, term in self.config.active_terms.items():
-                loss = self.losses[f"{name}_loss"]
-                assert isinstance(loss, TermLoss)
-                share = labelled if loss.labelled_only else everyone
-                kept = torch.where(share.counts, loss(outputs), 0)
-                weighted[name] = term.weight * (kept.sum() * share.factor)
-        off = torch.zeros((), device=student.logits.device)
-        total = sum(weighted.values(), start=off)
+            for loss in self.active_losses:
+                if (weight := weights[loss.name]) > 0:
+                    share = labelled if loss.labelled_only else everyone
+                    kept = torch.where(share.counts, loss(outputs), 0)
+                    weighted[loss.name] = weight * (kept.sum() * share.factor)
+        # DDP waits for a gradient of every parameter: of the classifier too, where no term that is
+        # on looks at the logits.
+        total = sum(
+            weighted.values(), start=_nothing_of([student.logits, *self._idle_parameters(progress)])
+        )
+        off = torch.zeros_like(total)
         terms = {name: weighted.get(name, off).detach() for name in self.config.terms}
         return LossBreakdown(total=total, terms=terms)
+
+    def drop_idle_gradients(self, progress: float) -> None:
+        """Call it between the backward pass and the optimiser's step.
+
+        The parameters of terms that are off are then left alone: no weight decay, no momentum. In
+        the graph they stay, with a gradient of 0: DDP waits for every parameter's.
+        """
+        for parameter in self._idle_parameters(progress):
+            parameter.grad = None
+
+    def scheduled_weights_at(self, progress: float) -> dict[str, float]:
+        """The weights that change, for curves: a term's curve divided by its weight is its loss."""
+        weights, terms = self.config.weights_at(progress), self.config.active_terms
+        return {name: weights[name] for name, term in terms.items() if term.schedule is not None}
+
+    @property
+    def active_losses(self) -> Iterator[TermLoss[Any]]:
+        """Those of terms with a weight above 0, whether their schedule has them on or off."""
+        for loss in self.losses.values():
+            assert isinstance(loss, TermLoss)
+            yield loss
+
+    def _idle_parameters(self, progress: float) -> Iterator[nn.Parameter]:
+        weights = self.config.weights_at(progress)
+        for loss in self.active_losses:
+            if weights[loss.name] == 0:
+                yield from loss.parameters()
+
+
+def _nothing_of(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+    """A float32 scalar 0 with a gradient of 0 to each tensor, whatever numbers they hold."""
+    return torch.stack([tensor.reshape(-1)[:0].float().sum() for tensor in tensors]).sum()
 
 
 def _shares(has_label: torch.Tensor, gather: Gather | None) -> tuple[_Share, _Share]:

@@ -18,12 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from videokd.errors import ConfigError
+
 
 class ChannelProjection(nn.Module):
     """A learned 1x1x1 convolution from the student's channels to the teacher's (FitNets).
 
     The initial weights are `nn.Conv3d`'s, drawn from `generator` alone: building a projection
-    leaves the global random state as it was.
+    leaves the global random state as it was. A batch norm after it takes the place of the bias.
     """
 
     def __init__(
@@ -33,21 +35,61 @@ class ChannelProjection(nn.Module):
         *,
         generator: torch.Generator,
         norm: Literal["none", "batch"] = "none",
+        bias: bool = True,
     ) -> None:
         super().__init__()
         # skip_init: the usual constructor would draw from the global generator.
         self.conv = nn.utils.skip_init(
-            nn.Conv3d, in_channels, out_channels, kernel_size=1, bias=norm == "none"
+            nn.Conv3d, in_channels, out_channels, kernel_size=1, bias=bias and norm == "none"
         )
-        nn.init.kaiming_uniform_(self.conv.weight, a=math.sqrt(5), generator=generator)
-        if self.conv.bias is not None:
-            bound = 1 / math.sqrt(in_channels)
-            nn.init.uniform_(self.conv.bias, -bound, bound, generator=generator)
-        self.norm = nn.BatchNorm3d(out_channels) if norm == "batch" else nn.Identity()
+        draw_weights(self.conv, generator)
+        self.norm = BatchNorm(out_channels) if norm == "batch" else nn.Identity()
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """[N, in_channels, t, h, w] to [N, out_channels, t, h, w]."""
         return self.norm(self.conv(features))
+
+
+class BatchNorm(nn.BatchNorm3d):
+    """Batch norm of what a term learns, with an error that says what to do about a lone value."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """[N, C, t, h, w], normalised.
+
+        Raises:
+            ConfigError: while training, N, t, h and w are all 1.
+        """
+        if self.training and features.numel() == features.shape[1]:
+            raise ConfigError(
+                "objective: batch norm of a term was given one clip of one step and one cell; use "
+                "more clips per process and part (train.batch_size, train.accumulate), or a tap "
+                "with a finer grid"
+            )
+        return super().forward(features)
+
+
+class PooledProjection(nn.Module):
+    """A learned linear map from the student's pooled features to the teacher's size.
+
+    The initial weights are `nn.Linear`'s, drawn from `generator` alone.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, *, generator: torch.Generator) -> None:
+        super().__init__()
+        self.linear = nn.utils.skip_init(nn.Linear, in_dim, out_dim)
+        draw_weights(self.linear, generator)
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        """[N, in_dim] to [N, out_dim]."""
+        return self.linear(pooled)
+
+
+def draw_weights(layer: nn.Conv3d | nn.Linear, generator: torch.Generator) -> None:
+    """First weights with the spread of torch's own layers, from `generator` alone."""
+    nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
+    if layer.bias is not None:
+        bound = 1 / math.sqrt(layer.weight[0].numel())
+        nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
 
 
 def term_generator(seed: int, name: str) -> torch.Generator:
@@ -112,10 +154,11 @@ def align_steps(
 def align_in_space(left: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Average-pool [N, C, t, h, w] and [N, C', t', h', w'] to min(h, h') x min(w, w') cells."""
     size = (min(left.shape[3], right.shape[3]), min(left.shape[4], right.shape[4]))
-    return _pool(left, size), _pool(right, size)
+    return pool_in_space(left, size), pool_in_space(right, size)
 
 
-def _pool(features: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def pool_in_space(features: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Average-pool [N, C, t, h, w] to [N, C, t, *size], each step by itself."""
     if features.shape[3:] == size:
         return features
     # Channels and steps side by side: pooling in 2D treats every plane alike.

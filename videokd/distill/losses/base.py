@@ -6,7 +6,7 @@ classes, **D** pooled features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
@@ -21,7 +21,8 @@ from videokd.types import ModelOutput, TapOutput, TapShape
 Gather = Callable[[torch.Tensor], torch.Tensor]
 """Joins the rows of all processes, [N, ...] to [M, ...], in the order of ranks; the same on each.
 N may differ between processes. A gradient of the result flows back to the rows of the process that
-they came from, summed over the processes."""
+they came from, summed over the processes. Every process has to call it equally often and in the
+same order, whatever its clips are (`videokd.distill.gather`)."""
 
 T = TypeVar("T", bound=WeightedTerm)
 
@@ -42,6 +43,8 @@ class Networks:
     """K."""
     num_videos: int
     """Rows of the index: every video id is below it."""
+    train_video_ids: Sequence[int] | None = None
+    """Those of the videos that are trained on, labelled or not; None: every row of the index."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +102,10 @@ class TermLoss(nn.Module, Generic[T]):
 
     labelled_only: ClassVar[bool] = False
     """Only clips with a label count."""
+    aligns_time: ClassVar[bool] = True
+    """The teacher's tap is read at the student's seconds; what the tap report says of it."""
+    aligns_space: bool = True
+    """The finer of two taps' grids is pooled to the coarser; what the tap report says of it."""
 
     def __init__(
         self, name: str, term: T, networks: Networks, *, generator: torch.Generator

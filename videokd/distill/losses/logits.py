@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from videokd.distill.losses.base import Outputs, TermLoss
+from videokd.distill.losses.standard import standardised
 from videokd.distill.terms.base import WeightedTerm
 from videokd.distill.terms.logits import CrossEntropyTerm, HardTargetsTerm, SoftTargetsTerm
 from videokd.errors import ConfigError
@@ -32,22 +33,36 @@ def cross_entropy(
     Returns:
         [N].
     """
-    _check_same_shape(logits, targets)
+    check_same_shape(logits, targets)
     return F.cross_entropy(logits, targets, reduction="none", label_smoothing=label_smoothing)
 
 
 def soft_targets(
-    student_logits: torch.Tensor, teacher_logits: torch.Tensor, *, temperature: float
+    student_logits: torch.Tensor,
+    teacher_logits: torch.Tensor,
+    *,
+    temperature: float,
+    standardise: bool = False,
 ) -> torch.Tensor:
     """`T^2 * KL(softmax(teacher/T) || softmax(student/T))` (Hinton et al., 2015), both [N, K].
 
     The factor T^2 keeps the size of the gradient when T changes. The mean of the result over N is
-    what PyTorch calls `batchmean`.
+    what PyTorch calls `batchmean`. torchdistill's `KDLoss` and `LogitStdKDLoss` leave T^2 out when
+    they are given no labels or no `alpha`; here it is always there.
+
+    Args:
+        student_logits: [N, K].
+        teacher_logits: [N, K].
+        temperature: T, above 0.
+        standardise: bring both sides to zero mean and unit spread first, see `standardise_logits`.
 
     Returns:
         [N], at least 0.
     """
-    _check_same_shape(student_logits, teacher_logits)
+    check_same_shape(student_logits, teacher_logits)
+    if standardise:
+        student_logits = standardise_logits(student_logits)
+        teacher_logits = standardise_logits(teacher_logits)
     student = F.log_softmax(student_logits / temperature, dim=1)
     teacher = F.log_softmax(teacher_logits / temperature, dim=1)
     divergence = F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=1)
@@ -56,11 +71,22 @@ def soft_targets(
 
 def hard_targets(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
     """Cross entropy of the student with the teacher's first class; both [N, K], returns [N]."""
-    _check_same_shape(student_logits, teacher_logits)
+    check_same_shape(student_logits, teacher_logits)
     return F.cross_entropy(student_logits, teacher_logits.argmax(dim=1), reduction="none")
 
 
-def _check_same_shape(left: torch.Tensor, right: torch.Tensor) -> None:
+def standardise_logits(logits: torch.Tensor) -> torch.Tensor:
+    """The Z-score of each clip's logits, [N, K] (Sun et al., CVPR 2024); equal logits become 0.
+
+    The paper divides by the root of the mean squared deviation. Its code (and torchdistill's) takes
+    `torch.std`, which divides by K - 1, and adds 1e-7: that is this at a temperature larger by
+    sqrt(K / (K - 1)), 12 % for K = 5 and 0.1 % for K = 400.
+    """
+    return standardised(logits, dim=1)
+
+
+def check_same_shape(left: torch.Tensor, right: torch.Tensor) -> None:
+    """Raise `ValueError` unless both are [N, K]."""
     if left.ndim != 2 or left.shape != right.shape:
         raise ValueError(f"both must be [N, K], not {list(left.shape)} and {list(right.shape)}")
 
@@ -84,8 +110,11 @@ class SoftTargets(TermLoss[SoftTargetsTerm]):
 
     def forward(self, outputs: Outputs) -> torch.Tensor:
         """[N]."""
-        given, wanted = same_classes(self, outputs)
-        return soft_targets(given, wanted, temperature=self.term.temperature)
+        return soft_targets(
+            *same_classes(self, outputs),
+            temperature=self.term.temperature,
+            standardise=self.term.standardise,
+        )
 
 
 class HardTargets(TermLoss[HardTargetsTerm]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from videokd.config import Config
+from videokd.distill.terms.schedule import Schedule
 
 
 class TapPair(Config):
@@ -23,6 +24,12 @@ class WeightedTerm(Config):
     """Which loss it is; each kind has its own settings."""
     weight: float = Field(default=1.0, ge=0)
     """Factor of this term in the total; 0 switches it off."""
+    schedule: Schedule | None = None
+    """How the weight changes over the training; null: not at all."""
+
+    def weight_at(self, progress: float) -> float:
+        """The weight in force when this share of the training is done; exactly 0 while off."""
+        return self.weight * (1.0 if self.schedule is None else self.schedule.factor_at(progress))
 
     @property
     def needs_teacher(self) -> bool:

@@ -9,17 +9,13 @@ from pydantic import Field
 from videokd.distill.terms.base import TapPair, WeightedTerm
 
 
-class HintTerm(WeightedTerm):
-    """Mean squared error of a projected student tap against a teacher tap (FitNets)."""
+class OnePairTerm(WeightedTerm):
+    """What a term between one tap of each side has."""
 
-    kind: Literal["hint"] = "hint"
     student_tap: str
     """Name of a tap of the student."""
     teacher_tap: str
     """Name of a tap of the teacher."""
-    norm: Literal["none", "batch"] = "none"
-    """Batch norm after the projection. Its statistics are each process's own, so with `batch` a
-    run on several processes is not the same as one process with the same global batch."""
 
     @property
     def tap_pairs(self) -> tuple[TapPair, ...]:
@@ -27,8 +23,23 @@ class HintTerm(WeightedTerm):
         return (TapPair(student_tap=self.student_tap, teacher_tap=self.teacher_tap),)
 
 
+class HintTerm(OnePairTerm):
+    """Mean squared error of a projected student tap against a teacher tap (FitNets).
+
+    Published weight: 100.
+    """
+
+    kind: Literal["hint"] = "hint"
+    norm: Literal["none", "batch"] = "none"
+    """Batch norm after the projection. Its statistics are each process's own, so with `batch` a
+    run on several processes is not the same as one process with the same global batch."""
+
+
 class AttentionTransferTerm(WeightedTerm):
-    """Squared difference of normalised activation maps, mean over the pairs of taps (AT, p = 2)."""
+    """Squared difference of normalised activation maps, mean over the pairs of taps (AT, p = 2).
+
+    Published weight: 1000, for the sum over pairs.
+    """
 
     kind: Literal["attention_transfer"] = "attention_transfer"
     pairs: tuple[TapPair, ...] = Field(min_length=1)
@@ -43,4 +54,60 @@ class AttentionTransferTerm(WeightedTerm):
         return self.pairs
 
 
-FeatureTerm = HintTerm | AttentionTransferTerm
+class SimilarityPreservingTerm(OnePairTerm):
+    """Which clips of the batch look alike, to the teacher and to the student (SP).
+
+    Nothing is learned and nothing aligned: the taps may differ in everything. Published weight:
+    3000.
+    """
+
+    kind: Literal["similarity_preserving"] = "similarity_preserving"
+
+
+class ChannelWiseTerm(OnePairTerm):
+    """KL, a channel at a time, between the softmaxes over positions, times temperature^2 (CWD).
+
+    Published: weight 3 at temperature 4 (of the maps before a softmax over classes).
+    """
+
+    kind: Literal["channel_wise"] = "channel_wise"
+    temperature: float = Field(default=4.0, gt=0)
+    """Divides both sides' activations before the softmax."""
+    over: Literal["space", "space_time"] = "space"
+    """What a channel's softmax runs over: `space`, the cells of each step (where it fires, as in
+    the paper on images); `space_time`, all cells of all steps (where and when)."""
+
+
+class ReviewTerm(WeightedTerm):
+    """The student's levels, each fused with the deeper ones, against the teacher's (ReviewKD).
+
+    Published weight: 0.6 to 8, with a linear warm-up of 20 epochs of 240: see `schedule`.
+    """
+
+    kind: Literal["review"] = "review"
+    pairs: tuple[TapPair, ...] = Field(min_length=2)
+    """The taps to compare, from shallow to deep; the loss is the sum over them."""
+
+    @property
+    def tap_pairs(self) -> tuple[TapPair, ...]:
+        """The pairs as given."""
+        return self.pairs
+
+
+class PooledMseTerm(WeightedTerm):
+    """Mean squared error of what the two classifiers see (MARS).
+
+    Published weight: 50.
+    """
+
+    kind: Literal["pooled_mse"] = "pooled_mse"
+
+
+FeatureTerm = (
+    HintTerm
+    | AttentionTransferTerm
+    | SimilarityPreservingTerm
+    | ChannelWiseTerm
+    | ReviewTerm
+    | PooledMseTerm
+)

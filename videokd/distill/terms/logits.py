@@ -23,11 +23,18 @@ class CrossEntropyTerm(WeightedTerm):
 
 
 class SoftTargetsTerm(WeightedTerm):
-    """KL from the teacher's softened class probabilities to the student's, times temperature^2."""
+    """KL from the teacher's softened class probabilities to the student's, times temperature^2.
+
+    Its form with logit standardisation is, as published, `standardise: true`, `temperature: 2`,
+    `weight: 9`, beside labels of weight 0.1.
+    """
 
     kind: Literal["soft_targets"] = "soft_targets"
     temperature: float = Field(default=4.0, gt=0)
     """Divides both sides' logits before the softmax."""
+    standardise: bool = False
+    """Both sides' logits are brought to zero mean and unit spread first, a clip at a time, so that
+    the student need not reach the teacher's range. A temperature of 2 to 3 suits."""
 
 
 class HardTargetsTerm(WeightedTerm):
@@ -36,4 +43,68 @@ class HardTargetsTerm(WeightedTerm):
     kind: Literal["hard_targets"] = "hard_targets"
 
 
-LogitTerm = CrossEntropyTerm | SoftTargetsTerm | HardTargetsTerm
+class DecoupledTerm(WeightedTerm):
+    """DKD: soft targets in two parts, of the true class and of the others, weighed apart.
+
+    Only clips with a label count; of a mixed clip both classes are true. As published, the weight
+    rises from 0 over the first 20 epochs of 240: `schedule: {warmup: 0.083}`; of E epochs, 20 / E.
+    """
+
+    kind: Literal["dkd"] = "dkd"
+    alpha: float = Field(default=1.0, ge=0)
+    """Weight of the part on the true class: how hard the clip is."""
+    beta: float = Field(default=8.0, ge=0)
+    """Weight of the part among the other classes: what the clip is like, if not itself."""
+    temperature: float = Field(default=4.0, gt=0)
+    """Divides both sides' logits before the softmax."""
+    standardise: bool = False
+    """As for `soft_targets`."""
+
+
+class DistTerm(WeightedTerm):
+    """DIST: one minus the correlation with the teacher's class probabilities, in two directions."""
+
+    kind: Literal["dist"] = "dist"
+    temperature: float = Field(default=1.0, gt=0)
+    """Divides both sides' logits before the softmax."""
+    beta: float = Field(default=1.0, ge=0)
+    """Weight of the part over the classes of a clip."""
+    gamma: float = Field(default=1.0, ge=0)
+    """Weight of the part over the clips of the global batch, a class at a time."""
+    standardise: bool = False
+    """As for `soft_targets`."""
+
+
+class BinaryCrossEntropyTerm(WeightedTerm):
+    """Cross entropy of a yes or no a class, for videos with several labels; mean over classes.
+
+    A recipe with it is multi-label: videos may have several labels, scores are sigmoids, and the
+    mean average precision chooses the best weights. Videos without a label do not count.
+    """
+
+    kind: Literal["binary_cross_entropy"] = "binary_cross_entropy"
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Labels come from the index."""
+        return False
+
+
+class BinarySoftTargetsTerm(WeightedTerm):
+    """KL from the teacher's softened yes or no to the student's, a class at a time, mean over them,
+    times temperature^2."""
+
+    kind: Literal["binary_soft_targets"] = "binary_soft_targets"
+    temperature: float = Field(default=1.0, gt=0)
+    """Divides both sides' logits before the sigmoid."""
+
+
+LogitTerm = (
+    CrossEntropyTerm
+    | SoftTargetsTerm
+    | HardTargetsTerm
+    | DecoupledTerm
+    | DistTerm
+    | BinaryCrossEntropyTerm
+    | BinarySoftTargetsTerm
+)

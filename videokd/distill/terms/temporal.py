@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from videokd.distill.terms.base import TapPair, WeightedTerm
+from videokd.distill.terms.features import OnePairTerm
 
 
 class TemporalAttentionTerm(WeightedTerm):
@@ -42,4 +43,45 @@ class TemporalAttentionTerm(WeightedTerm):
         return (TapPair(student_tap=self.student_tap, teacher_tap=self.teacher_tap),)
 
 
-TemporalTerm = TemporalAttentionTerm
+class TemporalRelationTerm(OnePairTerm):
+    """Which moments of a clip look alike: squared difference of cosine similarities of all steps.
+
+    Nothing is learned: the taps may differ in everything.
+    """
+
+    kind: Literal["temporal_relation"] = "temporal_relation"
+    descriptor: Literal["pooled", "cells"] = "pooled"
+    """What describes a step: `pooled`, the mean over its cells (what is seen); `cells`, all of them
+    side by side (what is seen where), on the coarser grid of the two."""
+
+
+class TemporalDifferenceTerm(OnePairTerm):
+    """How features change from step to step: the direction of all changes of a clip, a second."""
+
+    kind: Literal["temporal_difference"] = "temporal_difference"
+    descriptor: Literal["pooled", "cells"] = "cells"
+    """What changes: `cells`, each cell by itself (what moves where); `pooled`, their mean."""
+
+
+class TokenRelationTerm(OnePairTerm):
+    """Which cells of a clip look alike, across space and time: cosine similarities of all pairs,
+    pulled to the teacher's where they differ by more than a margin (VideoREPA).
+
+    Nothing is learned: the taps may differ in everything.
+    """
+
+    kind: Literal["token_relation"] = "token_relation"
+    pairs: Literal["all", "temporal", "spatial"] = "all"
+    """Which pairs of cells: `all`; `temporal`, those of different steps; `spatial`, those of the
+    same step."""
+    margin: float = Field(default=0.1, ge=0)
+    """Similarities that differ by less cost nothing: a student need not copy the teacher's."""
+    max_side_cells: int = Field(default=7, ge=1)
+    """Finer grids are pooled until no side has more cells. Memory goes with the square of cells
+    times steps: on 8 steps of 7x7 cells, 0.6 MB for each of a few tensors, a clip and network; on
+    14x14 sixteen times that."""
+
+
+TemporalTerm = (
+    TemporalAttentionTerm | TemporalRelationTerm | TemporalDifferenceTerm | TokenRelationTerm
+)
