@@ -1,4 +1,4 @@
-"""Accuracies of one run, the comparison of two, and the predictions that both start from."""
+"""Accuracies of one run, comparisons of several, and the predictions that they start from."""
 
 from videokd.metrics.accuracy import (
     ClassReport,
@@ -6,18 +6,44 @@ from videokd.metrics.accuracy import (
     accuracy_report,
     wilson_interval_pct,
 )
+from videokd.metrics.agreement import Agreement, agreement
 from videokd.metrics.bootstrap import NUM_RESAMPLES
-from videokd.metrics.paired import PairedTest, paired_test
-from videokd.metrics.predictions import Predictions, read_predictions
+from videokd.metrics.calibration import Calibration, calibration
+from videokd.metrics.multi_label import (
+    MultiLabelMetrics,
+    average_precisions,
+    mean_average_precision_pct,
+    multi_label_predictions,
+    multi_label_report,
+)
+from videokd.metrics.multiple import holm
+from videokd.metrics.paired import PairedTest, p_text, paired_test
+from videokd.metrics.predictions import Predictions, read_predictions, write_probabilities
+from videokd.metrics.seeds import SeedTest, seed_test, smallest_detectable_pct
 
 __all__ = [
     "NUM_RESAMPLES",
+    "Agreement",
+    "Calibration",
     "ClassReport",
     "EvalMetrics",
+    "MultiLabelMetrics",
     "PairedTest",
     "Predictions",
+    "SeedTest",
     "accuracy_report",
+    "agreement",
+    "average_precisions",
+    "calibration",
+    "holm",
+    "mean_average_precision_pct",
+    "multi_label_predictions",
+    "multi_label_report",
+    "p_text",
     "paired_test",
     "read_predictions",
+    "seed_test",
+    "smallest_detectable_pct",
     "wilson_interval_pct",
+    "write_probabilities",
 ]

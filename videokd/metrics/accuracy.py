@@ -19,6 +19,8 @@ from videokd.types import ClassNames
 if TYPE_CHECKING:
     import torch
 
+    from videokd.metrics.multi_label import MultiLabelMetrics
+
 ClassReport = TypedDict(
     "ClassReport",
     {
@@ -57,10 +59,7 @@ class EvalMetrics:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, the fields in their order."""
-        plain = asdict(self)
-        for key in ("interval_pct", "top5_interval_pct", "group_interval_pct"):
-            plain[key] = None if plain[key] is None else list(plain[key])
-        return plain
+        return plain_document(self)
 
 
 def accuracy_report(
@@ -106,7 +105,7 @@ def accuracy_report(
         interval_pct=wilson_interval_pct(int(correct.sum()), len(correct)),
         top5_interval_pct=wilson_interval_pct(int(in_first_five.sum()), len(correct)),
         group_interval_pct=(
-            None if groups is None else _group_interval_pct(correct, groups, seed=seed)
+            None if groups is None else group_interval_pct(correct, groups, seed=seed)
         ),
         per_class=per_class,
         confusion=confusion.tolist(),
@@ -132,6 +131,24 @@ def wilson_interval_pct(num_correct: int, num_videos: int) -> Interval:
 
     interval = binomtest(num_correct, num_videos).proportion_ci(0.95, method="wilson")
     return (100 * float(interval.low), 100 * float(interval.high))
+
+
+def group_interval_pct(correct: np.ndarray, groups: Sequence[str], *, seed: int) -> Interval | None:
+    """95 % bootstrap interval of a share over groups, in percent; None where there are not two, or
+    a video has none."""
+    units = units_of_groups(correct[None], groups)
+    if units is None:
+        return None
+    low, high = spread(units, (Side(1, 1),), seed=seed).interval
+    return (100 * low, 100 * high)
+
+
+def plain_document(metrics: EvalMetrics | MultiLabelMetrics) -> dict[str, Any]:
+    """Metrics as plain data for JSON, the fields in their order."""
+    plain = asdict(metrics)
+    for key in ("interval_pct", "top5_interval_pct", "group_interval_pct"):
+        plain[key] = None if plain[key] is None else list(plain[key])
+    return plain
 
 
 def _checked(
@@ -189,13 +206,3 @@ def _per_class(confusion: np.ndarray, classes: ClassNames) -> list[ClassReport]:
 
 def _ratio(numerator: int, denominator: int) -> float | None:
     return numerator / denominator if denominator else None
-
-
-def _group_interval_pct(
-    correct: np.ndarray, groups: Sequence[str], *, seed: int
-) -> Interval | None:
-    units = units_of_groups(correct[None], groups)
-    if units is None:
-        return None
-    low, high = spread(units, (Side(1, 1),), seed=seed).interval
-    return (100 * low, 100 * high)

@@ -102,17 +102,27 @@ def spread(units: Units, sides: Sequence[Side], *, seed: int) -> Spread:
     t interval (the "expanded percentile interval" of Hesterberg, The American Statistician 69,
     2015); with a few hundred videos nothing is left of that correction.
     """
-    from scipy.stats import norm, t
-
     drawn = _drawn(units, sides, seed=seed)
-    error, degrees = _standard_error(units, sides)
+    error, degrees = standard_error(units, sides)
     deviation = float(drawn.std())
     if deviation <= 1e-12:
         value = statistic(units, sides)
         return Spread(error, degrees, (value, value))
-    level = float(norm.cdf(-t.ppf(0.975, degrees) * error / deviation))
+    level = expanded_level(error / deviation, degrees)
     low, high = np.quantile(drawn, [level, 1 - level])
     return Spread(error, degrees, (float(low), float(high)))
+
+
+def expanded_level(ratio: float, degrees: float) -> float:
+    """The share of draws that lies beyond either end of an expanded 95 % percentile interval.
+
+    Args:
+        ratio: standard error of the statistic over the standard deviation of the draws.
+        degrees: degrees of freedom behind the standard error.
+    """
+    from scipy.stats import norm, t
+
+    return float(norm.cdf(-t.ppf(0.975, degrees) * ratio))
 
 
 def _split(values: np.ndarray, sides: Sequence[Side]) -> list[tuple[Side, np.ndarray]]:
@@ -140,8 +150,8 @@ def _drawn(units: Units, sides: Sequence[Side], *, seed: int) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _standard_error(units: Units, sides: Sequence[Side]) -> tuple[float, float]:
-    """Of units and of runs, each with n - 1, and the degrees of freedom of their sum.
+def standard_error(units: Units, sides: Sequence[Side]) -> tuple[float, float]:
+    """Of `statistic`, from units and from runs, each with n - 1, and the degrees of freedom.
 
     One run of a side says nothing of how runs differ: its part is then missing.
     """

@@ -76,23 +76,13 @@ class PairedTest:
 
     def text(self) -> str:
         """`+2.1 points [0.4, 3.9]: a real gain`, or what else it is, in words."""
-        low, high = self.interval_pct
-        # `z`: no minus before 0.0.
-        return (
-            f"{self.difference_pct:+z.1f} points [{low:z.1f}, {high:z.1f}]: {self.verdict_text()}"
-        )
+        return f"{points_text(self.difference_pct, self.interval_pct)}: {self.verdict_text()}"
 
     def verdict_text(self) -> str:
         """The verdict in words, and how much a gain inside the noise would have had to be."""
-        verdict = self.verdict
-        if verdict == "noise":
-            return (
-                f"inside the noise; the smallest difference that this could have shown is "
-                f"{self.detectable_pct:.1f} points"
-            )
-        if verdict == "too few groups":
-            return f"{self.num_units} groups are too few to tell, at least {MIN_GROUPS} are needed"
-        return f"a real {verdict}"
+        return verdict_text(
+            self.verdict, detectable_pct=self.detectable_pct, num_units=self.num_units
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, the verdict in it."""
@@ -125,7 +115,7 @@ def paired_test(
         ValueError: for unequal lengths, fewer than two videos, values that are not bool, or fewer
             than two named groups.
     """
-    a, b = _checked(correct_a, correct_b)
+    a, b = checked_runs(correct_a, correct_b)
     # The same draws either way round, so that b against a is exactly the negative.
     if (len(a), a.sum(), a.tobytes()) < (len(b), b.sum(), b.tobytes()):
         sure = _spread(b, a, groups, seed)
@@ -150,8 +140,57 @@ def paired_test(
         difference_pct=100 * float(a.sum() * len(b) - b.sum() * len(a)) / (a.size * len(b)),
         interval_pct=(100 * found.interval[0], 100 * found.interval[1]),
         standard_error_pct=100 * found.standard_error,
-        detectable_pct=_detectable_pct(found, a.shape[1], is_exact=p is not None),
+        detectable_pct=detectable_pct(
+            found.standard_error,
+            found.degrees,
+            num_videos=a.shape[1],
+            # The exact test goes up in steps, and stays below its level by half one on each side.
+            step=1 / a.shape[1] if p is not None else 0.0,
+        ),
     )
+
+
+def points_text(difference_pct: float, interval_pct: Interval) -> str:
+    """`+2.1 points [0.4, 3.9]`."""
+    low, high = interval_pct
+    return f"{difference_pct:+z.1f} points [{low:z.1f}, {high:z.1f}]"  # `z`: no minus before 0.0
+
+
+def p_text(p: float) -> str:
+    """A p-value in three decimals, never as a plain zero."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def verdict_text(verdict: Verdict, *, detectable_pct: float, num_units: int) -> str:
+    """A verdict in words, and how much a gain inside the noise would have had to be."""
+    if verdict == "noise":
+        return (
+            f"inside the noise; the smallest difference that this could have shown is "
+            f"{detectable_pct:.1f} points"
+        )
+    if verdict == "too few groups":
+        return f"{num_units} groups are too few to tell, at least {MIN_GROUPS} are needed"
+    return f"a real {verdict}"
+
+
+def detectable_pct(
+    standard_error: float, degrees: float, *, num_videos: int, step: float = 0.0
+) -> float:
+    """The smallest difference found with 80 % power at the 5 % level, in points.
+
+    Quantiles of t for level and power, times the standard error; 1.96 + 0.84 for many videos (H. S.
+    Bloom, "Minimum detectable effects", Evaluation Review 19, 1995). At least six videos' worth.
+
+    Args:
+        standard_error: of the difference, a fraction.
+        degrees: degrees of freedom behind it.
+        num_videos: M.
+        step: what a test that goes up in steps needs on top, a fraction.
+    """
+    from scipy.stats import t
+
+    factor = float(t.ppf(1 - LEVEL / 2, degrees) + t.ppf(POWER, degrees))
+    return 100 * min(1.0, max(factor * standard_error + step, _FEWEST_ONE_WAY / num_videos))
 
 
 def _spread(
@@ -176,17 +215,7 @@ def _mcnemar(a: np.ndarray, b: np.ndarray) -> tuple[int | None, int | None, floa
     return only_a, only_b, p
 
 
-def _detectable_pct(found: Spread, num_videos: int, *, is_exact: bool) -> float:
-    """Quantiles of t for level and power, times the standard error; 1.96 + 0.84 for many videos."""
-    from scipy.stats import t
-
-    factor = float(t.ppf(1 - LEVEL / 2, found.degrees) + t.ppf(POWER, found.degrees))
-    # The exact test goes up in steps, and stays below its level by half a step on either side.
-    detectable = factor * found.standard_error + (1 / num_videos if is_exact else 0.0)
-    return 100 * min(1.0, max(detectable, _FEWEST_ONE_WAY / num_videos))
-
-
-def _checked(correct_a: ArrayLike, correct_b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def checked_runs(correct_a: ArrayLike, correct_b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Both as bool [runs, M]."""
     a, b = np.asarray(correct_a), np.asarray(correct_b)
     fits = a.ndim in (1, 2) and b.ndim in (1, 2) and a.shape[-1:] == b.shape[-1:]

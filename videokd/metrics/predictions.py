@@ -2,6 +2,9 @@
 
 Columns: `path` (as in the index), `label` (the class of the video), `predicted` (the class ranked
 first), `correct_top1` and `correct_top5` (1 or 0), `group` (empty where the index has none).
+
+Beside them, in `probabilities.safetensors`, the probabilities behind each row, with the names of
+their columns and the digest of the rows that they belong to.
 """
 
 from __future__ import annotations
@@ -9,15 +12,16 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from videokd.errors import UserError
-from videokd.files import csv_text
+from videokd.files import csv_text, written_beside
 from videokd.metrics.accuracy import rank_classes
 from videokd.types import ClassNames
 
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
     import torch
 
 COLUMNS = ("path", "label", "predicted", "correct_top1", "correct_top5", "group")
+_TENSOR = "probabilities"
+_ABOUT = "videokd"
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,10 @@ class Predictions:
     """bool [M]."""
     groups: tuple[str, ...]
     """"" where the index has no group."""
+    probabilities: np.ndarray | None = None
+    """float32 [M, K]; None where only the CSV was read."""
+    classes: tuple[str, ...] = ()
+    """The K names of the columns of `probabilities`."""
 
     @classmethod
     def from_scores(
@@ -52,6 +62,8 @@ class Predictions:
         groups: Sequence[str],
     ) -> Predictions:
         """From probabilities [M, K] and classes [M]; equal ones rank as in `accuracy_report`."""
+        import torch
+
         ranked, truth = rank_classes(probabilities, targets, len(classes))
         hits = (ranked == truth[:, None]).numpy()
         return cls(
@@ -61,6 +73,8 @@ class Predictions:
             correct_top1=hits[:, 0],
             correct_top5=np.asarray(hits[:, :5].any(axis=1)),
             groups=tuple(groups),
+            probabilities=torch.as_tensor(probabilities).detach().cpu().float().numpy(),
+            classes=tuple(classes),
         )
 
     def to_csv(self) -> str:
@@ -81,12 +95,64 @@ class Predictions:
         return hashlib.sha256(self.to_csv().encode()).hexdigest()[:16]
 
 
-def read_predictions(path: Path) -> Predictions:
-    """The predictions in a `predictions.csv`.
+def write_probabilities(predictions: Predictions, path: Path) -> None:
+    """The probabilities of `predictions` as safetensors, whole or absent.
 
     Raises:
-        UserError: a file that cannot be read or is another one.
+        ValueError: they have none.
     """
+    from safetensors.numpy import save_file
+
+    if predictions.probabilities is None:
+        raise ValueError("these predictions have no probabilities to write")
+    # One entry alone: the order of several would differ from write to write.
+    about = {"class_names": predictions.classes, "predictions_digest": predictions.digest}
+    values = np.ascontiguousarray(predictions.probabilities, dtype=np.float32)
+    with written_beside(path) as part:
+        save_file({_TENSOR: values}, part, metadata={_ABOUT: json.dumps(about)})
+
+
+def read_predictions(path: Path, *, probabilities: Path | None = None) -> Predictions:
+    """The predictions in a `predictions.csv`, with the probabilities behind them if asked for.
+
+    Args:
+        path: the CSV.
+        probabilities: the `probabilities.safetensors` that was written with it.
+
+    Raises:
+        UserError: a file that cannot be read or is another one, or probabilities of other rows.
+    """
+    predictions = _read_csv(path)
+    if probabilities is None:
+        return predictions
+    values, about = _read_probabilities(probabilities)
+    shape = (len(predictions.paths), len(about["class_names"]))
+    if about["predictions_digest"] != predictions.digest or values.shape != shape:
+        raise UserError(
+            f"{probabilities}: is not of the {path.name} beside it; run `videokd eval` again"
+        )
+    return replace(predictions, probabilities=values, classes=tuple(about["class_names"]))
+
+
+def _read_probabilities(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    """float [M, K], and what stands in the file's header."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            about = json.loads((file.metadata() or {})[_ABOUT])
+            return file.get_tensor(_TENSOR), {
+                "class_names": [str(name) for name in about["class_names"]],
+                "predictions_digest": str(about["predictions_digest"]),
+            }
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{path}: cannot be read as probabilities of ours: {reason}; run `videokd eval` again"
+        ) from None
+
+
+def _read_csv(path: Path) -> Predictions:
     try:
         text = path.read_bytes().decode("utf-8")  # as bytes: a path may hold a carriage return
         rows = list(csv.reader(io.StringIO(text, newline="")))
