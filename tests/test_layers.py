@@ -29,13 +29,16 @@ FLOORS = {
     "engine": 5,
     "bench": 5,
     "first_weights": 5,
+    # A teacher's outputs on disk, for the training loop.
+    "teacher_cache": 6,
     # Where names meet code, and run folders.
-    "recipe": 6,
-    "runs": 7,
-    "experiments": 8,
-    "deploy": 8,
-    "cli": 9,
-    "__main__": 10,
+    "recipe": 7,
+    "evaluation": 8,
+    "runs": 9,
+    "experiments": 10,
+    "deploy": 10,
+    "cli": 11,
+    "__main__": 12,
 }
 
 

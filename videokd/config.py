@@ -7,7 +7,7 @@ together. YAML here is plain data: no tags, no interpolation, no code.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
@@ -195,7 +195,7 @@ def _explain(error: ValidationError, config_type: type[Config], data: Any, sourc
     faults = error.errors(include_url=False)
     # An unknown key first: it is often the cause of the others ("field required").
     fault = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
-    path = _dotted_path(fault["loc"], data)
+    path = _dotted_path(fault["loc"], data, _all_tags(config_type))
     kind = fault["type"]
     if kind == "extra_forbidden":
         known = _known_keys(config_type, fault["loc"][:-1])
@@ -218,21 +218,31 @@ def _explain(error: ValidationError, config_type: type[Config], data: Any, sourc
     return f"{source}: {text}{more}"
 
 
-def _dotted_path(loc: Sequence[int | str], data: Any) -> str:
+def _dotted_path(loc: Sequence[int | str], data: Any, tags: Collection[Any]) -> str:
     """The path as the user wrote it: pydantic puts union tags into `loc`, a recipe has none."""
     parts: list[str] = []
+    after_tag = False
     for position, piece in enumerate(loc):
         is_last = position == len(loc) - 1
-        if isinstance(data, dict) and piece not in data and not is_last:
-            continue  # the tag of a discriminated union
-        if isinstance(data, dict) and piece not in data and piece in data.values():
-            continue  # likewise, as the last piece
+        after_tag = not after_tag and _is_tag(piece, data, tags, is_last=is_last)
+        if after_tag:
+            continue
         parts.append(str(piece))
         if isinstance(data, dict):
             data = data.get(piece)
         elif isinstance(data, list) and isinstance(piece, int) and piece < len(data):
             data = data[piece]
     return ".".join(parts)
+
+
+def _is_tag(piece: int | str, data: Any, tags: Collection[Any], *, is_last: bool) -> bool:
+    """Whether a piece of `loc` is the tag of a discriminated union, and not a key of `data`."""
+    if not isinstance(data, dict):
+        return False
+    if piece not in data:
+        return not is_last or piece in data.values()
+    # A key of the same name, with a plain value: there is nothing below it.
+    return not is_last and piece in tags and not isinstance(data[piece], dict | list)
 
 
 def _known_keys(config_type: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
@@ -259,6 +269,18 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if get_origin(annotation) in (Union, UnionType, list, tuple, dict):
         return [model for arg in get_args(annotation) for model in _models_in(arg)]
     return []
+
+
+def _all_tags(config_type: type[BaseModel]) -> set[Any]:
+    """Those of all models that stand anywhere below one."""
+    waiting, found = [config_type], set()
+    while waiting:
+        model = waiting.pop()
+        if model not in found:
+            found.add(model)
+            for field in model.model_fields.values():
+                waiting += _models_in(field.annotation)
+    return {tag for model in found for tag in _tags(model)}
 
 
 def _tags(model: type[BaseModel]) -> set[Any]:

@@ -1,7 +1,8 @@
 """Run folders: train into one, evaluate what lies in one, keep what was measured of it.
 
 A run folder holds `recipe.yaml` (resolved), `metrics.jsonl`, `last.pt`, `best.pt`, `eval.json` with
-the `predictions.csv` behind it, `bench.json`, and `student.safetensors`, which needs nothing else.
+the `predictions.csv` behind it, `bench.json`, and `student.safetensors`, which needs nothing else;
+a distilled run's also `taps.txt`, what its terms compared.
 """
 
 from __future__ import annotations
@@ -9,47 +10,44 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import json
-import os
-import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from videokd.bench.benchmark import Subject
 from videokd.bench.result import BenchmarkResult, read_results, results_json
 from videokd.checkpoint import BEST, LAST, load_checkpoint
 from videokd.config import dump_yaml
-from videokd.data.index import read_index
-from videokd.engine.evaluate import EvalConfig, score_videos
+from videokd.distill.tap_report import on_first_batch
+from videokd.engine.evaluate import EvalConfig, VideoScores, score_videos
 from videokd.engine.train import Trainer
+from videokd.engine.trust import check_teachers
 from videokd.errors import UserError
+from videokd.evaluation import eval_job
 from videokd.files import check_place, read_text, write_text, written_beside
-from videokd.metrics import Predictions, accuracy_report
+from videokd.metrics import calibration, write_probabilities
 from videokd.progress import show_progress
 from videokd.recipe import (
     Device,
     RunConfig,
     Trained,
     build,
-    check_clip_length,
     create_fabric,
-    eval_loader,
     load_recipe,
     load_trained,
 )
 from videokd.tracking import METRICS_FILE, JsonLines, Sink, TensorBoard, WeightsAndBiases
 
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
 RECIPE = "recipe.yaml"
 EVAL = "eval.json"
 PREDICTIONS = "predictions.csv"
+PROBABILITIES = "probabilities.safetensors"
 BENCH = "bench.json"
 STUDENT = "student.safetensors"
+TAPS = "taps.txt"
 
 
 @dataclass(frozen=True)
@@ -60,39 +58,50 @@ class TrainOutcome:
     steps: int
     seconds: float
     best: dict[str, float] | None
-    """Step, top1_pct and cross_entropy on validation videos; none without a validation split."""
+    """Step, top1_pct, cross_entropy and, of multi-label runs, mean_average_precision_pct on
+    validation videos; none without a validation split."""
     num_unreadable: int
     already_done: bool
     """Nothing was left to train."""
 
 
-def train(config: RunConfig, *, device: Device = "auto", quiet: bool = False) -> TrainOutcome:
+def train(
+    config: RunConfig, *, device: Device = "auto", insist: bool = False, quiet: bool = False
+) -> TrainOutcome:
     """Train what a recipe says, from the beginning or from where its run folder stands.
 
+    Before the first step each frozen teacher is scored on training clips; with `insist`, one at
+    chance teaches all the same.
+
     Raises:
-        UserError: a mistake in recipe or data, or a run folder that belongs to another recipe.
+        UserError: a mistake in recipe or data, a run folder that belongs to another recipe, or a
+            teacher whose accuracy cannot be told from chance.
     """
     run_dir = config.output_dir
     check_place(run_dir, is_folder=True)
     claims_folder(config)
     fabric = create_fabric(device, config.train.precision, cpu_threads=config.train.cpu_threads)
-    trainer = build(config, fabric, on_init=None if quiet else _say)
+    quiet = quiet or not fabric.is_global_zero
+    trainer = build(config, fabric, say=_hush if quiet else _say)
     if not fabric.is_global_zero:
-        return _train(config, trainer, fabric, quiet=True)
+        return _train(config, trainer, insist=insist, quiet=True)
     if not claims_folder(config):
         write_text(run_dir / RECIPE, dump_yaml(config))
     with _alone_in(run_dir):
         for part in run_dir.glob(".*.part"):
             part.unlink(missing_ok=True)  # a kill in the middle of a write left it
-        return _train(config, trainer, fabric, quiet=quiet)
+        return _train(config, trainer, insist=insist, quiet=quiet)
 
 
-def _train(config: RunConfig, trainer: Trainer, fabric: Fabric, *, quiet: bool) -> TrainOutcome:
-    run_dir = config.output_dir
+def _train(config: RunConfig, trainer: Trainer, *, insist: bool, quiet: bool) -> TrainOutcome:
+    run_dir, fabric = config.output_dir, trainer.fabric
     # Without an epoch there is no step to do, but weights to keep.
     already_done = trainer.resume() and trainer.finished
     if not already_done:
+        _check_teachers(trainer, insist=insist, quiet=quiet)
         sinks = _sinks(config, from_step=trainer.state.step) if fabric.is_global_zero else []
+        if fabric.is_global_zero:
+            _report_taps(trainer, run_dir, quiet=quiet)
         try:
             with show_progress(f"train {run_dir.name}", quiet=quiet) as report:
                 trainer.fit(sinks, on_progress=report)
@@ -105,6 +114,33 @@ def _train(config: RunConfig, trainer: Trainer, fabric: Fabric, *, quiet: bool) 
     return TrainOutcome(
         run_dir, state.step, state.seconds, state.best, len(state.unreadable), already_done
     )
+
+
+def _check_teachers(trainer: Trainer, *, insist: bool, quiet: bool) -> None:
+    """Nobody begins to learn from a teacher at chance; a run that goes on began already."""
+    if trainer.teaching is not None and trainer.state.step == 0 < trainer.total_steps:
+        check_teachers(
+            trainer.fabric,
+            trainer.teaching.online,
+            trainer.loader,
+            batch_size=trainer.config.batch_size,
+            num_parts=trainer.config.accumulate,
+            insist=insist,
+            say=_hush if quiet else _say,
+        )
+
+
+def _report_taps(trainer: Trainer, run_dir: Path, *, quiet: bool) -> None:
+    """Have it told and kept what the distillation terms compare, when the first batch shows it."""
+
+    def tell(text: str) -> None:
+        write_text(run_dir / TAPS, text)
+        if not quiet:
+            _say(text.rstrip())
+
+    objective = trainer.learner.objective
+    if objective.config.needs_teacher:
+        on_first_batch(objective, tell)
 
 
 @contextmanager
@@ -161,58 +197,41 @@ def evaluate(
 
     The document is kept beside the checkpoint: as `eval.json`, which reports go by, for best.pt on
     the test split; otherwise under a name that says what it is of. What was said of each video goes
-    beside it, as `predictions.csv`, by which runs are compared.
+    beside it, as `predictions.csv`, by which runs are compared, and the probabilities behind it.
     """
-    trained = run if isinstance(run, Trained) else load_trained(run)
-    config = trained.config
-    fabric = create_fabric(device, trained.precision, cpu_threads=config.train.cpu_threads)
-    index = read_index(config.data.index)
-    if index.classes != trained.classes:
-        raise UserError(
-            f"{config.data.index}: its {len(index.classes)} classes are not the "
-            f"{len(trained.classes)} that {trained.path} was trained for"
+    job = eval_job(run, split=split, eval_config=eval_config, device=device)
+    with show_progress(f"evaluate {job.trained.name}", quiet=quiet) as report:
+        scores = score_videos(
+            job.fabric,
+            job.model,
+            job.loader,
+            is_multi_label=job.is_multi_label,
+            on_progress=report,
         )
-    split = split or config.data.test_split
-    views = eval_config or config.eval
-    check_clip_length(config.model, views.views)
-    loader = eval_loader(config.data, views, index, trained.model.spec, split=split, fabric=fabric)
-    model = trained.model.without_taps().to(fabric.device)
-    with show_progress(f"evaluate {trained.name}", quiet=quiet) as report:
-        scores = score_videos(fabric, model, loader, on_progress=report)
-    records = [index.records[video_id] for video_id in scores.video_ids.tolist()]
-    groups = [record.group for record in records]
-    metrics = accuracy_report(
-        scores.probabilities,
-        scores.labels,
-        trained.classes,
-        groups=groups if all(groups) else None,
-    )
-    predictions = Predictions.from_scores(
-        scores.probabilities,
-        scores.labels,
-        trained.classes,
-        paths=[_path_in_index(record.path, config.data.index) for record in records],
-        groups=groups,
-    )
+    metrics, predictions = job.measured(scores)
     document = {
-        "protocol": _protocol(trained, views, split),
-        "split": split,
-        "views": {name: getattr(views, name) for name in ("protocol", "num_clips", "num_crops")},
-        "command": _eval_command(trained, views, split),
-        "checkpoint_step": trained.state["step"],
-        "num_views": views.num_views,
-        "num_frames": views.views.num_frames or trained.model.spec.num_frames,
+        **job.stamp(),
         "predictions_digest": predictions.digest,
         **metrics.to_dict(),
+        **_calibration(scores),
     }
-    if fabric.is_global_zero:
-        is_the_result = split == config.data.test_split and trained.path.name == BEST
-        own = "" if is_the_result else f".{trained.path.stem}.{split}"
-        folder = trained.path.parent
+    if job.fabric.is_global_zero:
         # The document goes last: it names the predictions that it was made of by their digest.
-        write_text(folder / f"predictions{own}.csv", predictions.to_csv())
-        write_text(folder / f"eval{own}.json", json.dumps(document, indent=1) + "\n")
+        write_probabilities(predictions, job.place("probabilities", ".safetensors"))
+        write_text(job.place("predictions", ".csv"), predictions.to_csv())
+        write_text(job.place("eval", ".json"), json.dumps(document, indent=1) + "\n")
     return document
+
+
+def _calibration(scores: VideoScores) -> dict[str, float]:
+    """Of videos with one label each; a sigmoid's confidence is another question."""
+    if scores.is_multi_label:
+        return {}
+    found = calibration(scores.probabilities, scores.labels)
+    return {
+        "calibration_error_pct": found.calibration_error_pct,
+        "negative_log_likelihood": found.negative_log_likelihood,
+    }
 
 
 def bench_subject(trained: Trained, *, argument: str | None = None) -> Subject:
@@ -362,37 +381,6 @@ def _sinks(config: RunConfig, *, from_step: int) -> list[Sink]:
     return sinks
 
 
-def _protocol(trained: Trained, views: EvalConfig, split: str) -> str:
-    """What was looked at, in a line; a named protocol comes before its clips and crops."""
-    spec, shown = trained.model.spec, views.views
-    sampling = spec.sampling
-    detail = f"x{sampling.stride}" if sampling.kind == "dense" else ""
-    name = f"{views.protocol}, " if views.protocol is not None else ""
-    return (
-        f"{split}: {name}{shown.num_clips} clips x {shown.num_crops} crops, {sampling.kind} "
-        f"{shown.num_frames or sampling.num_frames}{detail}, {spec.crop_px} px, {trained.path.name}"
-    )
-
-
-def _eval_command(trained: Trained, views: EvalConfig, split: str) -> str:
-    """What to type for this evaluation; options only where the recipe says otherwise."""
-    config = trained.config
-    run = trained.path.parent if trained.path.name == BEST else trained.path
-    words = ["videokd", "eval", str(run)]
-    words += [] if split == config.data.test_split else ["--split", split]
-    if views.protocol is not None and views.protocol != config.eval.protocol:
-        words += ["--protocol", views.protocol]
-    elif views.views != config.eval.views:
-        words += ["--num-clips", str(views.num_clips), "--num-crops", str(views.num_crops)]
-    return shlex.join(words)
-
-
-def _path_in_index(path: Path, index: Path) -> str:
-    """Relative to the index where the video lies below it, so that a moved data set is the same."""
-    folder = Path(os.path.abspath(index)).parent  # noqa: PTH100
-    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.as_posix()
-
-
 def _what_decides(config: RunConfig) -> str:
     """The recipe as YAML, without the settings that change nothing in the weights."""
     unseen_of_data = {
@@ -411,6 +399,10 @@ def _first_difference(mine: str, theirs: str) -> str:
         if own != other:
             return f"this one says {own.strip()!r}, that one {other.strip()!r}"
     return "one is longer than the other"
+
+
+def _hush(_: str) -> None:
+    pass
 
 
 def _say(text: str) -> None:

@@ -10,7 +10,7 @@ from numbered_video import numbers_of, write_numbered
 from tiny_loaders import STUDENT, TEACHER, config, same, train_loader
 
 from videokd.data.index import Index
-from videokd.data.loading import EvalLoader, clip_tensor, clips, read_clips, replay
+from videokd.data.loading import EvalLoader, TeacherInput, clip_tensor, clips, read_clips, replay
 from videokd.data.sampling import SameSpan, WholeVideo
 from videokd.data.sampling.protocols import own_views
 from videokd.errors import ConfigError, UnreadableVideo, UserError
@@ -60,9 +60,7 @@ def test_mirrored_clips_are_mirrored_and_their_labels_swapped(index: Index) -> N
 
 def test_the_frames_are_those_of_the_draw(index: Index) -> None:
     settings = config(augment={"crop": {"kind": "random"}})
-    loader = train_loader(
-        index, settings, student=READABLE, teacher=None, teacher_view=None, batch_size=6
-    )
+    loader = train_loader(index, settings, student=READABLE, teachers=None, batch_size=6)
     checked = 0
     for batch in loader.batches(0, 8):
         for row, draw in enumerate(batch.draws):
@@ -203,9 +201,11 @@ def test_ranks_share_the_global_batch(index: Index, ranks: int) -> None:
     [(SameSpan(), (2, 1, 8, 48, 48, 3)), (WholeVideo(num_clips=3), (2, 3, 8, 48, 48, 3))],
 )
 def test_teacher_views(index: Index, view, teacher_shape) -> None:
-    batch = next(train_loader(index, teacher_view=view).batches(0, 1))
+    batch = next(
+        train_loader(index, teachers={"teacher": TeacherInput(TEACHER, view)}).batches(0, 1)
+    )
     assert batch.frames["teacher"].shape == teacher_shape
-    alone = next(train_loader(index, teacher=None, teacher_view=None).batches(0, 1))
+    alone = next(train_loader(index, teachers=None).batches(0, 1))
     assert torch.equal(alone.frames["student"], batch.frames["student"])
     assert alone.frames.keys() == {"student"}
 
@@ -334,7 +334,7 @@ def test_faults_of_rows_show_at_construction(index: Index) -> None:
         sampling=Dense(num_frames=6, stride=4, past_end="refuse"), short_side_px=36, crop_px=32
     )
     with pytest.raises(UserError, match=r"videos\.csv:2: .* has 20 frames and a clip spans 21"):
-        train_loader(index, student=long, teacher=None, teacher_view=None)
+        train_loader(index, student=long, teachers=None)
     with pytest.raises(UserError, match=r"no video is in split 'dev'; videos by split"):
         EvalLoader(index, config(), split="dev", **eval_options)
 
@@ -348,8 +348,6 @@ def test_settings_that_cannot_be(index: Index) -> None:
     fast = STUDENT.model_copy(update={"sampling": Dense(num_frames=4, stride=3)})
     with pytest.raises(ConfigError, match="teacher view same_frames: the student's stride 3"):
         train_loader(index, student=fast)
-    with pytest.raises(ConfigError, match="a teacher's input needs a teacher view"):
-        train_loader(index, teacher_view=None)
     with pytest.raises(ConfigError, match="seed is -1"):
         train_loader(index, seed=-1)
     with pytest.raises(ConfigError, match="batch_size is 0"):
@@ -383,11 +381,12 @@ def test_the_reader_can_be_forced(index: Index, monkeypatch: pytest.MonkeyPatch)
 def test_several_labels_a_video(index: Index) -> None:
     both = (replace(index.records[0], labels=(0, 1)), *index.records[1:])
     multi = replace(index, records=both)
-    batch = next(train_loader(multi, batch_size=6, require_label=False).batches(0, 1))
+    batch = next(train_loader(multi, batch_size=6, several_labels=True).batches(0, 1))
     row = batch.video_ids.tolist().index(0)
     assert batch.targets[row].tolist() == [1, 1]
-    with pytest.raises(UserError, match=r"videos\.csv:2: .* has 2 labels; give it one"):
-        train_loader(multi)
+    for options in ({}, {"require_label": False}):
+        with pytest.raises(UserError, match=r"videos\.csv:2: .* has 2 labels; give it one"):
+            train_loader(multi, **options)
 
 
 def test_a_missing_file_shows_at_construction(index: Index, tmp_path: Path) -> None:

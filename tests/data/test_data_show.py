@@ -18,7 +18,7 @@ from tiny_recipes import student_settings
 from videokd.cli import main
 from videokd.data.augment import AugmentConfig, CentreCrop, FlipConfig
 from videokd.data.index import Index, write_index
-from videokd.data.loading import DataConfig, EvalLoader, TrainLoader
+from videokd.data.loading import DataConfig, EvalLoader, TeacherInput, TrainLoader
 from videokd.data.readers import open_video
 from videokd.data.sampling import SameSpan, WholeVideo
 from videokd.data.sampling.protocols import PROTOCOLS, own_views
@@ -76,9 +76,8 @@ def training(index: Index, **changes: object) -> TrainLoader:
 
 def test_training_rows_are_the_first_batches(index: Index) -> None:
     flip = FlipConfig(probability=0.5, swaps=(("left", "right"),))
-    loader = training(
-        index, data=config(index, flip=flip), teacher=TEACHER, teacher_view=SameSpan()
-    )
+    teachers = {"teacher": TeacherInput(TEACHER, SameSpan())}
+    loader = training(index, data=config(index, flip=flip), teachers=teachers)
     rows = training_rows(index, loader, num_videos=4)
     batches = list(loader.batches(0, 2))
     shown = [(batch, i) for batch in batches for i in range(3)][:4]
@@ -123,7 +122,7 @@ def test_what_is_done_on_the_device_is_shown_and_named(index: Index) -> None:
 
 
 def test_each_clip_of_a_teacher_that_sees_the_whole_video_is_a_strip(index: Index) -> None:
-    loader = training(index, teacher=TEACHER, teacher_view=WholeVideo(num_clips=2))
+    loader = training(index, teachers={"teacher": TeacherInput(TEACHER, WholeVideo(num_clips=2))})
     (row,) = training_rows(index, loader, num_videos=1)
     assert [strip.title.partition(":")[0] for strip in row.strips] == [
         "student",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from videokd.data.index import Index
-from videokd.data.loading import DataConfig, TrainLoader
+from videokd.data.loading import DataConfig, TeacherInput, TrainLoader
 from videokd.data.sampling import SameFrames
 from videokd.types import ClipBatch, Dense, InputSpec
 
@@ -21,10 +21,10 @@ def config(**settings) -> DataConfig:
 
 
 def train_loader(index: Index, settings: DataConfig | None = None, **options) -> TrainLoader:
+    """With one teacher; `teachers` replaces it, and `teachers=None` takes it away."""
     given = {
         "student": STUDENT,
-        "teacher": TEACHER,
-        "teacher_view": SameFrames(),
+        "teachers": {"teacher": TeacherInput(TEACHER, SameFrames())},
         "batch_size": 2,
         "seed": 7,
         **options,

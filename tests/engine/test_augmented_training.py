@@ -11,7 +11,7 @@ from tiny_recipes import as_config, recipe, student_recipe
 
 from videokd.data.augment.device import augmented_clips, mixed_targets
 from videokd.data.index import Index
-from videokd.engine.train import Learner
+from videokd.engine.learner import Learner
 from videokd.errors import ConfigError
 from videokd.models.video_model import Frozen
 from videokd.recipe import build, create_fabric
@@ -64,7 +64,7 @@ def test_both_networks_and_the_loss_get_what_was_drawn(
     assert any(draw.mix is not None for draw in batches[0].draws)
     assert any(draw.appearance for draw in batches[0].draws)
     seen = Seen(monkeypatch)
-    train(config, device="cpu", quiet=True)
+    build(config, create_fabric("cpu")).fit(on_progress=lambda *_: None)
     for clips, name in ((seen.student, "student"), (seen.teacher, "teacher")):
         expected = torch.cat([augmented_clips(batch, name) for batch in batches])
         assert torch.equal(torch.cat(clips), expected)

@@ -11,7 +11,6 @@ import pytest
 import torch
 from tiny_recipes import SPEC, as_config, recipe, student_settings
 
-from videokd import recipe as recipe_module
 from videokd.config import parse_config
 from videokd.data.index import Index
 from videokd.data.loading import EvalLoader, clip_tensor
@@ -20,6 +19,7 @@ from videokd.engine.evaluate import EvalConfig, VideoScores, score_videos
 from videokd.errors import ConfigError, UserError
 from videokd.models.zoo import create_video_model
 from videokd.recipe import Trained, build, create_fabric, load_trained
+from videokd.recipe import device as recipe_device
 from videokd.runs import _with_accuracy, evaluate
 from videokd.types import NumCrops
 
@@ -175,7 +175,7 @@ def test_denormal_numbers_are_flushed_before_anything_is_computed() -> None:
 
 
 def test_threads_are_what_the_recipe_says_or_one_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipe_module, "_num_cores", lambda: 5)
+    monkeypatch.setattr(recipe_device, "_num_cores", lambda: 5)
     before = torch.get_num_threads()
     try:
         monkeypatch.setenv("OMP_NUM_THREADS", "3")

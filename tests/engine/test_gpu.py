@@ -38,7 +38,7 @@ def test_a_student_is_distilled_on_the_gpu(
     train(as_config(teacher), device="cuda", quiet=True)
     student = student_recipe(tiny_index, tmp_path / "student", tmp_path / "teacher")
     student["train"]["precision"] = precision
-    outcome = train(as_config(student), device="cuda", quiet=True)
+    outcome = train(as_config(student), device="cuda", insist=True, quiet=True)
     assert outcome.steps == 6
     document = evaluate(tmp_path / "student", device="cuda", quiet=True)
     assert document["num_videos"] == 12

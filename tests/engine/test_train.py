@@ -22,8 +22,9 @@ from videokd.checkpoint import load_checkpoint
 from videokd.config import dump_yaml
 from videokd.data.index import Index, write_index
 from videokd.data.readers import READERS
-from videokd.engine import train as engine_train
-from videokd.engine.train import Interrupted, Trainer
+from videokd.engine.interruption import Interrupted
+from videokd.engine.train import Trainer
+from videokd.engine.validation import Validation
 from videokd.errors import ConfigError, UnreadableVideo, UserError
 from videokd.recipe import load_trained
 from videokd.runs import train
@@ -32,7 +33,7 @@ from videokd.types import ClassNames, ClipBatch
 
 
 def run(settings: dict[str, Any]) -> Path:
-    return train(as_config(settings), device="cpu", quiet=True).run_dir
+    return train(as_config(settings), device="cpu", insist=True, quiet=True).run_dir
 
 
 def weights(run_dir: Path, name: str = "last.pt") -> dict[str, torch.Tensor]:
@@ -77,7 +78,8 @@ def whole_student(
 
 def test_a_run_leaves_what_it_promises(whole_student: Path) -> None:
     names = {path.name for path in whole_student.iterdir()}
-    assert names == {"recipe.yaml", "metrics.jsonl", "last.pt", "best.pt", "student.safetensors"}
+    kept = {"recipe.yaml", "metrics.jsonl", "last.pt", "best.pt", "student.safetensors"}
+    assert names == kept | {"taps.txt"}
     rows = read_metrics(whole_student / "metrics.jsonl")
     assert [row["step"] for row in rows if "loss" in row] == [0, 1, 2, 3, 4, 5]
     assert [row["step"] for row in rows if "val_top1_pct" in row] == [2, 5]
@@ -480,13 +482,13 @@ def test_best_follows_validation(
     tiny_index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three epochs that validate at 10, 30, 20 %: best.pt is the second's."""
-    from videokd import recipe as recipe_module
+    from videokd.recipe import building
 
     results = iter([(10.0, 2.0), (30.0, 2.0), (20.0, 1.0)])
     monkeypatch.setattr(
-        recipe_module,
+        building,
         "_validation",
-        lambda *_: lambda _model: engine_train.Validation(*next(results)),
+        lambda *_: lambda _model: Validation(*next(results)),
     )
     settings = recipe(tiny_index, tmp_path / "run")
     settings["train"]["epochs"] = 3
@@ -496,9 +498,9 @@ def test_best_follows_validation(
 
 
 def test_equal_accuracy_is_decided_by_cross_entropy() -> None:
-    one, other = engine_train.Validation(50.0, 1.2), engine_train.Validation(50.0, 1.1)
+    one, other = Validation(50.0, 1.2), Validation(50.0, 1.1)
     assert other.rank > one.rank
-    assert engine_train.Validation(51.0, 9.0).rank > other.rank
+    assert Validation(51.0, 9.0).rank > other.rank
 
 
 def test_without_validation_videos_the_last_weights_are_best(
@@ -545,7 +547,7 @@ COMMAND = [sys.executable, "-m", "videokd", "train"]
 
 def start(recipe_path: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*COMMAND, str(recipe_path), "--device", "cpu", "--quiet"],
+        [*COMMAND, str(recipe_path), "--insist", "--device", "cpu", "--quiet"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -612,7 +614,7 @@ def test_two_processes_make_the_same_steps_as_one(
     assert process.wait(timeout=240) == 0, process.communicate()
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
     done = subprocess.run(
-        [*launcher, "-m", "videokd", "train", str(runs[1]), "--device", "cpu", "--quiet"],
+        [*launcher, *COMMAND[1:], str(runs[1]), "--insist", "--device", "cpu", "--quiet"],
         capture_output=True,
         text=True,
         timeout=280,

@@ -76,7 +76,7 @@ def test_it_teaches(tiny_index: Index, tiny_teacher: Path, tmp_path: Path) -> No
     for name, teacher in (("from_copy", tmp_path / "teacher"), ("from_own", tiny_teacher)):
         settings = student_recipe(tiny_index, tmp_path / name, teacher)
         settings["train"] = settings["train"] | {"epochs": 1}
-        train(as_config(settings), device="cpu", quiet=True)
+        train(as_config(settings), device="cpu", insist=True, quiet=True)
     assert_same(weights_of(tmp_path / "from_copy"), weights_of(tmp_path / "from_own"))
 
 

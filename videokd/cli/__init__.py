@@ -17,6 +17,7 @@ import typer
 
 from videokd import __version__
 from videokd.cli.bench import bench_app
+from videokd.cli.cache import cache_app
 from videokd.cli.data import data_app
 from videokd.cli.models import models_app
 from videokd.cli.report import report_app
@@ -34,10 +35,11 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(runs_app)
+app.add_typer(cache_app)
 app.add_typer(bench_app)
 app.add_typer(report_app)
 app.add_typer(models_app)
-app.add_typer(reproduce_app)
+app.add_typer(reproduce_app, name="reproduce")
 
 INTERRUPTED = 130
 # typer has click within it or beside it, depending on the version; this is its own in both.

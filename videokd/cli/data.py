@@ -46,6 +46,7 @@ class Preset(StrEnum):
 
     TINY = "tiny"
     DEMO = "demo"
+    ABLATION = "ablation"
     STUDY = "study"
 
 
@@ -82,7 +83,7 @@ def synth_command(
     with show_progress("render and index") as report:
         index = index_synthetic(
             out,
-            preset=preset.value,  # type: ignore[arg-type]
+            preset=preset.value,
             seed=seed,
             settings=settings or [],
             num_processes=num_processes,

@@ -77,7 +77,8 @@ def compare_command(
 
 
 def _lines(comparison: Comparison) -> list[str]:
-    from videokd.bench.report.paired import p_text, runs_text, unit_text
+    from videokd.bench.report.paired import runs_text, unit_text
+    from videokd.metrics import p_text
 
     test = comparison.test
     lines = [
@@ -94,4 +95,6 @@ def _lines(comparison: Comparison) -> list[str]:
             f"exact McNemar: only a right {test.num_only_a}, only b right {test.num_only_b}, "
             f"p {p_text(test.mcnemar_p)} (takes all videos as independent)"
         )
+    if comparison.agreement is not None:
+        lines.append(f"a as b: {comparison.agreement.text()}")
     return lines

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,6 +18,12 @@ from videokd.cli.options import (
 )
 
 runs_app = typer.Typer()
+
+
+class ProbeName(StrEnum):
+    """What is looked for beside the accuracy."""
+
+    TIME = "time"
 
 
 @runs_app.command("demo")
@@ -41,6 +48,9 @@ def train_command(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="key.sub=value, laid over the recipe.")
     ] = None,
+    insist: Annotated[
+        bool, typer.Option("--insist", help="Learn from a teacher even if it is at chance.")
+    ] = False,
     device: DeviceOption = DeviceName.AUTO,
     quiet: QuietFlag = False,
 ) -> None:
@@ -48,13 +58,17 @@ def train_command(
     from videokd.recipe import load_recipe
     from videokd.runs import train
 
-    outcome = train(load_recipe(recipe, overrides or []), device=device.value, quiet=quiet)
+    outcome = train(
+        load_recipe(recipe, overrides or []), device=device.value, insist=insist, quiet=quiet
+    )
     if outcome.already_done:
         typer.echo(f"{outcome.run_dir}: already trained to the end ({outcome.steps} steps)")
         return
     text = f"{outcome.run_dir}: {outcome.steps} steps"
     if outcome.best is not None:
         text += f", best validation top-1 {outcome.best['top1_pct']:.2f} %"
+        if (precision := outcome.best.get("mean_average_precision_pct")) is not None:
+            text += f", mAP {precision:.2f} %"
     if outcome.num_unreadable:
         text += f", {outcome.num_unreadable} unreadable videos left out"
     typer.echo(text)
@@ -71,6 +85,10 @@ def eval_command(
     protocol: Annotated[
         str | None, typer.Option(help=f"Another toolkit's views instead: {PROTOCOL_NAMES}.")
     ] = None,
+    probe: Annotated[
+        ProbeName | None,
+        typer.Option(help="time: is motion seen? Frames shuffled, reversed, frozen."),
+    ] = None,
     device: DeviceOption = DeviceName.AUTO,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -78,6 +96,7 @@ def eval_command(
     """Accuracy over videos: clips x crops views, top-1 with its interval, top-5, per class."""
     from videokd.config import parse_config
     from videokd.engine.evaluate import EvalConfig
+    from videokd.experiments.probe import probe_time
     from videokd.recipe import load_trained
     from videokd.runs import evaluate
 
@@ -90,7 +109,8 @@ def eval_command(
     elif asked:  # instead of the recipe's protocol
         views["protocol"] = None
     views |= asked
-    document = evaluate(
+    look = evaluate if probe is None else probe_time
+    document = look(
         trained,
         split=split,
         eval_config=parse_config(EvalConfig, views, source="eval"),
@@ -99,13 +119,37 @@ def eval_command(
     )
     if as_json:
         print_json(document)
-        return
+    elif probe is None:
+        _echo_accuracy(document)
+    else:
+        _echo_probe(document)
+
+
+def _echo_accuracy(document: dict[str, Any]) -> None:
     low, high = document["interval_pct"]
+    if "mean_average_precision_pct" in document:
+        per_class = f"mAP {document['mean_average_precision_pct']:.2f} %"
+    else:
+        per_class = f"mean class {document['mean_class_pct']:.2f} %"
     typer.echo(
         f"top-1 {document['top1_pct']:.2f} % [{low:.1f}, {high:.1f}], "
-        f"top-5 {document['top5_pct']:.2f} %, mean class {document['mean_class_pct']:.2f} %, "
+        f"top-5 {document['top5_pct']:.2f} %, {per_class}, "
         f"{document['num_videos']} videos ({document['protocol']})"
     )
+
+
+def _echo_probe(document: dict[str, Any]) -> None:
+    """A row a condition, then what they say."""
+    typer.echo(f"{'frames':<9}  {'top-1 %':>7}  {'95 % interval':<14}  against normal")
+    for name, row in document["conditions"].items():
+        low, high = row["interval_pct"]
+        test = row["difference"]
+        interval = f"[{low:.1f}, {high:.1f}]"
+        against = "" if test is None else test["text"]
+        typer.echo(f"{name:<9}  {row['top1_pct']:7.2f}  {interval:<14}  {against}".rstrip())
+    for line in document["verdict"]:
+        typer.echo(line)
+    typer.echo(f"{document['num_videos']} videos ({document['protocol']})")
 
 
 @runs_app.command("folds")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,8 +14,7 @@ from videokd.errors import ConfigError
 
 if TYPE_CHECKING:
     from videokd.data.index import Index
-    from videokd.data.loading import DataConfig
-    from videokd.data.sampling import TeacherView
+    from videokd.data.loading import DataConfig, TeacherInput
     from videokd.data.sampling.protocols import EvalProtocol
     from videokd.data.show import Row
     from videokd.types import InputSpec
@@ -30,8 +30,7 @@ class _Shown:
     batch_size: int
     seed: int
     name: str = "student"
-    teacher: InputSpec | None = None
-    teacher_view: TeacherView | None = None
+    teachers: Mapping[str, TeacherInput] = field(default_factory=dict)
 
 
 def show_command(
@@ -87,22 +86,20 @@ def _of_recipe(
     seed: int | None,
     views: EvalProtocol | None,
 ) -> _Shown:
-    from videokd.recipe import check_clip_length, load_recipe, load_trained
+    from videokd.recipe import check_clip_length, load_recipe, teacher_inputs
 
     config = load_recipe(path, settings)
     if views is not None:
         check_clip_length(config.model, views)
     asked = split or (config.data.train_split if views is None else config.data.test_split)
     data = config.data.model_copy(update={"index": index, "train_split": asked})
-    has_teacher = config.teacher is not None and views is None
     return _Shown(
         source=path.name,
         data=data,
         student=config.model.input,
         batch_size=config.train.batch_size,
         seed=config.seed if seed is None else seed,
-        teacher=load_trained(config.teacher.checkpoint).model.spec if has_teacher else None,  # type: ignore[union-attr]
-        teacher_view=config.teacher.view if has_teacher else None,  # type: ignore[union-attr]
+        teachers=teacher_inputs(config) if views is None else {},
     )
 
 
@@ -158,17 +155,18 @@ def _rows_of(index: Index, shown: _Shown, views: EvalProtocol | None, num_videos
             views=views,
             batch_size=1,
             require_label=False,
+            several_labels=True,
         )
         return evaluation_rows(index, evaluation, views, num_videos=num_videos)
     training = TrainLoader(
         index,
         shown.data,
         student=shown.student,
-        teacher=shown.teacher,
-        teacher_view=shown.teacher_view,
+        teachers=shown.teachers,
         batch_size=shown.batch_size,
         seed=shown.seed,
         require_label=False,
+        several_labels=True,
     )
     return training_rows(index, training, num_videos=num_videos, student=shown.name)
 
@@ -181,8 +179,8 @@ def _note(shown: _Shown, views: EvalProtocol | None) -> str:
         parts += [f"{views.name} ({views.follows}), {clips}", _said(shown.student)]
         return "; ".join(parts)
     parts += [f"seed {shown.seed}", f"{shown.name}: {_said(shown.student)}"]
-    if shown.teacher is not None and shown.teacher_view is not None:
-        parts.append(f"teacher: {_said(shown.teacher)}, view {shown.teacher_view.kind}")
+    for name, teacher in shown.teachers.items():
+        parts.append(f"{name}: {_said(teacher.spec)}, view {teacher.view.kind}")
     flip = shown.data.augment.flip.probability
     parts.append(f"crop {shown.data.augment.crop.kind}, mirrored with probability {flip:g}")
     return "; ".join(parts)

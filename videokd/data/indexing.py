@@ -198,7 +198,7 @@ def read_annotations(request: IndexRequest) -> Annotations:
 def index_synthetic(
     out: Path,
     *,
-    preset: Literal["tiny", "demo", "study"],
+    preset: str,
     seed: int,
     settings: list[str] | tuple[str, ...] = (),
     num_processes: int | None = None,
@@ -210,7 +210,7 @@ def index_synthetic(
 
     Args:
         out: folder of the videos.
-        preset: name of a size.
+        preset: a name in `PRESETS`.
         seed: of the videos.
         settings: `key=value`, laid over the preset.
         num_processes: that render and scan; by default one a core.

@@ -179,6 +179,8 @@ def _training_row(
         index.classes[k] + (f" {share:.2f}" if share != 1 else "") for k, share in shares.items()
     )
     own = _names(index.classes, record)
+    if record.labels and not batch.has_label[i]:
+        return Row(record, f"{own}, hidden", tuple(strips))
     return Row(record, own if learnt in (own, "") else f"{own}, learnt as {learnt}", tuple(strips))
 
 

@@ -1,9 +1,13 @@
-"""Evaluation: the mean softmax over the views of a video, every video exactly once."""
+"""Evaluation: the mean softmax over the views of a video, every video exactly once.
+
+Where a video may have several labels it is the mean sigmoid, each class a yes or no of its own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -71,38 +75,73 @@ class VideoScores:
     video_ids: torch.Tensor
     """int64 [M]."""
     probabilities: torch.Tensor
-    """float32 [M, K], the mean over views of softmax(logits)."""
+    """float32 [M, K], the mean over views of softmax(logits), or of sigmoid(logits)."""
     targets: torch.Tensor
     """float32 [M, K]."""
+    is_multi_label: bool = False
+    """The probabilities are sigmoids, and a video may have several labels."""
 
     @property
     def labels(self) -> torch.Tensor:
-        """int64 [M], the class of each video."""
+        """int64 [M], the class of each video; of videos with one label each."""
         return self.targets.argmax(1)
 
     @property
     def top1_pct(self) -> float:
-        """Share of videos whose most probable class is theirs."""
-        return 100 * float((self.probabilities.argmax(1) == self.labels).double().mean())
+        """Share of videos whose most probable class is theirs, or one of theirs."""
+        first = self.probabilities.argmax(1, keepdim=True)
+        return 100 * float((self.targets.gather(1, first) > 0).double().mean())
 
     @property
     def cross_entropy(self) -> float:
-        """Mean negative log-likelihood of the true class."""
+        """Mean negative log-likelihood of the true class, or of every class's yes or no."""
+        if self.is_multi_label:
+            probabilities = self.probabilities.double().clamp(1e-12, 1 - 1e-12)
+            return float(F.binary_cross_entropy(probabilities, self.targets.double()))
         logs = self.probabilities.double().clamp_min(1e-12).log()
         return float(F.nll_loss(logs, self.labels))
 
 
-@torch.no_grad()
+Rearrange = Callable[[ClipBatch], torch.Tensor]
+"""The student's frames of a batch, uint8 [B, V, T, S, S, 3], in another order or with others in
+their place. Their positions, and so their seconds, stay."""
+
+
 def score_videos(
     fabric: Fabric,
     model: VideoModel,
     loader: EvalLoader,
     *,
+    is_multi_label: bool = False,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> VideoScores:
     """Run `model` over all videos of `loader`; under several processes each does its share.
 
-    The model is put in eval mode and given back in the mode it was in.
+    The model is put in eval mode and given back in the mode it was in. With `is_multi_label` the
+    mean is of sigmoids.
+
+    Raises:
+        UnreadableVideo: a video that does not decode stops an evaluation.
+    """
+    orders: dict[str, Rearrange] = {"": lambda batch: batch.frames["student"]}
+    return score_rearranged(
+        fabric, model, loader, orders, is_multi_label=is_multi_label, on_progress=on_progress
+    )[""]
+
+
+@torch.no_grad()
+def score_rearranged(
+    fabric: Fabric,
+    model: VideoModel,
+    loader: EvalLoader,
+    orders: Mapping[str, Rearrange],
+    *,
+    is_multi_label: bool = False,
+    on_progress: Callable[[int, int, str], None] | None = None,
+) -> dict[str, VideoScores]:
+    """The scores of `score_videos` for each of several orders of the frames.
+
+    Every video is decoded once, and goes through the model once for each order.
 
     Raises:
         UnreadableVideo: a video that does not decode stops an evaluation.
@@ -111,32 +150,50 @@ def score_videos(
     model.eval()
     rows: list[tuple[torch.Tensor, ...]] = []
     done = 0
+    to_probabilities = torch.sigmoid if is_multi_label else partial(F.softmax, dim=-1)
     try:
         for batch in loader:
-            rows.append((batch.video_ids, _mean_over_views(fabric, model, batch), batch.targets))
+            seconds = batch.frame_seconds["student"]
+            scores = [
+                _mean_over_views(fabric, model, rearrange(batch), seconds, to_probabilities)
+                for rearrange in orders.values()
+            ]
+            rows.append((batch.video_ids, batch.targets, *scores))
             done += batch.num_videos
             if on_progress is not None:
                 on_progress(min(done * fabric.world_size, loader.num_videos), loader.num_videos, "")
     finally:
         model.train(was_training)
-    return _in_order(_from_all_processes(fabric, rows))
+    video_ids, targets, *probabilities = _in_order(_from_all_processes(fabric, rows))
+    return {
+        name: VideoScores(video_ids, of_order, targets, is_multi_label)
+        for name, of_order in zip(orders, probabilities, strict=True)
+    }
 
 
-def _mean_over_views(fabric: Fabric, model: VideoModel, batch: ClipBatch) -> torch.Tensor:
-    """float32 [B, K]: the mean softmax over each video's views, on the CPU.
+def _mean_over_views(
+    fabric: Fabric,
+    model: VideoModel,
+    frames: torch.Tensor,
+    frame_seconds: torch.Tensor,
+    to_probabilities: Callable[[torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """float32 [B, K]: the mean probabilities over each video's views, on the CPU.
 
     As many clips as there are videos go through the network at a time: thirty views of each at once
     would take thirty times the memory.
     """
-    frames, seconds = batch.frames["student"], batch.frame_seconds["student"].flatten(0, 1)
+    at_a_time = len(frames)
     parts = []
     for part, when in zip(
-        frames.flatten(0, 1).split(batch.num_videos), seconds.split(batch.num_videos), strict=True
+        frames.flatten(0, 1).split(at_a_time),
+        frame_seconds.flatten(0, 1).split(at_a_time),
+        strict=True,
     ):
         clips = clip_tensor(part.unsqueeze(1).to(fabric.device))
         with fabric.autocast():
             logits = model(clips, when.to(fabric.device)).logits
-        parts.append(logits.float().softmax(-1))
+        parts.append(to_probabilities(logits.float()))
     return torch.cat(parts).unflatten(0, frames.shape[:2]).mean(1).cpu()
 
 
@@ -150,8 +207,9 @@ def _from_all_processes(
     return [row for part in gathered if part is not None for row in part]
 
 
-def _in_order(rows: list[tuple[torch.Tensor, ...]]) -> VideoScores:
-    video_ids, probabilities, targets = (torch.cat(column) for column in zip(*rows, strict=True))
-    order = video_ids.argsort()
-    assert len(video_ids.unique()) == len(video_ids), "a video was evaluated twice"
-    return VideoScores(video_ids[order], probabilities[order], targets[order])
+def _in_order(rows: list[tuple[torch.Tensor, ...]]) -> list[torch.Tensor]:
+    """The columns of the rows, video ids first, in the order of the index."""
+    columns = [torch.cat(column) for column in zip(*rows, strict=True)]
+    order = columns[0].argsort()
+    assert len(columns[0].unique()) == len(order), "a video was evaluated twice"
+    return [column[order] for column in columns]

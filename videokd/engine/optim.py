@@ -83,31 +83,39 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group["lr_factor"]
 
 
-class WeightAverage:
-    """Exponential moving average of a module's floating-point state (EMA).
+@torch.no_grad()
+def move_towards(
+    average: dict[str, torch.Tensor], module: nn.Module, *, decay: float, step: int
+) -> None:
+    """One step of an exponential moving average (EMA) of a module's floating-point state, in place.
 
     The decay rises as (1 + step) / (10 + step) up to `decay`, so that short runs are not held
-    back by their random start (as in TensorFlow's and timm's EMA).
+    back by their random start (as in TensorFlow's and timm's EMA). `step` counts from 0.
     """
+    current = dict(float_state(module))
+    names = list(average)
+    torch._foreach_lerp_(
+        [average[name] for name in names],
+        [current[name] for name in names],
+        1 - min(decay, (1 + step) / (10 + step)),
+    )
+
+
+class WeightAverage:
+    """An exponential moving average beside the module that it is of; see `move_towards`."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.state = {name: value.detach().clone() for name, value in _float_state(module)}
+        self.state = {name: value.detach().clone() for name, value in float_state(module)}
 
-    @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
         """Move towards the module's present weights; `step` counts from 0."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        current = dict(_float_state(module))
-        names = list(self.state)
-        torch._foreach_lerp_(
-            [self.state[name] for name in names], [current[name] for name in names], 1 - decay
-        )
+        move_towards(self.state, module, decay=self.decay, step=step)
 
     @contextmanager
     def applied_to(self, module: nn.Module) -> Iterator[None]:
         """Within the block the module has the averaged weights; afterwards its own again."""
-        own = {name: value.detach().clone() for name, value in _float_state(module)}
+        own = {name: value.detach().clone() for name, value in float_state(module)}
         _copy_into(module, self.state)
         try:
             yield
@@ -115,13 +123,14 @@ class WeightAverage:
             _copy_into(module, own)
 
 
-def _float_state(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
+def float_state(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """Weights and buffers with a fraction, by name; not those that count (batch norm's steps)."""
     return [(name, t) for name, t in module.state_dict().items() if t.is_floating_point()]
 
 
 @torch.no_grad()
 def _copy_into(module: nn.Module, state: dict[str, torch.Tensor]) -> None:
-    for name, value in _float_state(module):
+    for name, value in float_state(module):
         value.copy_(state[name])
 
 

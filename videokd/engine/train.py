@@ -1,46 +1,45 @@
 """The training loop: one loop for teachers, controls and distilled students.
 
-It knows a student, a frozen teacher or none, an objective, and a loader; nothing of recipes. All
-chance in a step comes from (seed, step, rank), so a run that is cut anywhere and started again
-ends with the same weights, bit for bit on the same CPU, threads and versions.
+It knows a student with its objective, who teaches it if anybody does, and a loader; nothing of
+recipes. All chance in a step comes from (seed, step, rank), so a run that is cut anywhere and
+started again ends with the same weights, bit for bit on the same CPU, threads and versions.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from pydantic import Field
-from torch import nn
 
 from videokd.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
-from videokd.config import Config
 from videokd.data.augment.device import augmented_clips, mixed_targets
 from videokd.data.loading import TrainLoader
-from videokd.distill.objective import Objective, merge_views
+from videokd.data.loading.clips import STUDENT
+from videokd.distill.gather import gather_rows
+from videokd.engine.interruption import Interrupted, stop_signal
+from videokd.engine.learner import Learner, Peers
 from videokd.engine.optim import (
-    OptimConfig,
     WeightAverage,
     create_optimizer,
     freeze_batch_norm,
     lr_at,
     set_lr,
 )
+from videokd.engine.settings import TrainConfig
+from videokd.engine.teaching import Teaching
+from videokd.engine.validation import Validation
 from videokd.errors import UserError
-from videokd.models.video_model import Frozen, VideoModel
+from videokd.models.video_model import VideoModel
 from videokd.tracking import Sink
-from videokd.types import ClipBatch, ModelOutput
+from videokd.types import ClipBatch
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -49,57 +48,8 @@ _SEED_OF_STEPS = 1
 """Sets the steps' random numbers apart from those of other uses of the same seed."""
 
 
-class TrainConfig(Config):
-    """How long, how fast, and what is kept on the way."""
-
-    epochs: int = Field(ge=0)
-    """Passes over the training videos; the last partial batch of a pass is left out. 0 takes the
-    first weights as they are: published ones become a run folder, validated and ready to teach."""
-    batch_size: int = Field(ge=1)
-    """Clips per optimiser step, over all processes and accumulated parts together: one of each
-    video, or `data.repeats`."""
-    accumulate: int = Field(1, ge=1)
-    """Parts that a process cuts its share of a batch into, one after another: saves memory."""
-    optim: OptimConfig
-    ema_decay: float | None = Field(None, gt=0, lt=1)
-    """Averages the weights; the average is what is validated and kept as best."""
-    clip_grad_norm: float | None = Field(None, gt=0)
-    """Largest L2 norm of all gradients together."""
-    freeze_batch_norm: bool = False
-    """Batch norms keep loaded statistics and weights: for small batches on trained weights."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bfloat16 autocast where the device is a GPU that has it, else fp32."""
-    log_every_steps: int = Field(20, ge=1)
-    """Scalars are read from the device on these steps alone."""
-    validate_every_epochs: int = Field(1, ge=1)
-    """The last epoch is always validated."""
-    cpu_threads: int | None = Field(None, ge=1)
-    """Threads that compute on a CPU; null: one a core. Small networks beside a decoding worker are
-    faster with fewer, and results are bit-identical for the same number only."""
-    checkpoint_every_steps: int | None = Field(None, ge=1)
-    """`last.pt` is written this often besides the end of each epoch."""
-    tensorboard: bool = True
-    """Event files in the run folder."""
-    wandb: bool = False
-    """Weights & Biases, from the extra `videokd[wandb]`."""
-
-
-class Interrupted(UserError):
-    """Ctrl-C or SIGTERM: the step was finished and all of it is in `last.pt`."""
-
-
-@dataclass(frozen=True)
-class Validation:
-    """What validation videos say of the weights at one moment."""
-
-    top1_pct: float
-    cross_entropy: float
-    """Mean negative log-likelihood of the true class; decides between equal top-1."""
-
-    @property
-    def rank(self) -> tuple[float, float]:
-        """Larger is better."""
-        return (self.top1_pct, -self.cross_entropy)
+class Diverged(UserError):
+    """The loss is no number any more; nothing of that step is kept."""
 
 
 @dataclass
@@ -109,33 +59,11 @@ class TrainState:
     step: int = 0
     """Optimiser steps done."""
     best: dict[str, float] | None = None
-    """Step, top1_pct and cross_entropy of `best.pt`."""
+    """Step of `best.pt` and the fields of its `Validation`."""
     unreadable: dict[int, str] = field(default_factory=dict)
     """Video id -> file and reason, of videos that did not decode and were left out."""
     seconds: float = 0.0
     """Time spent in training steps and validation, over all starts of the run."""
-
-
-class Learner(nn.Module):
-    """Student and objective as one module, so that projections train, sync and resume with it."""
-
-    def __init__(self, student: VideoModel, objective: Objective) -> None:
-        super().__init__()
-        self.student = student
-        self.objective = objective
-
-    def forward(
-        self,
-        clips: torch.Tensor,
-        batch: ClipBatch,
-        teacher: ModelOutput | None,
-        progress: float,
-        gather: Callable[[torch.Tensor], torch.Tensor] | None,
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The loss to backpropagate and its weighted terms; `clips` are the student's."""
-        output = self.student(clips, batch.frame_seconds["student"].flatten(0, 1))
-        loss = self.objective(output, teacher, batch, progress=progress, gather=gather)
-        return loss.total, loss.terms
 
 
 class Trainer:
@@ -145,9 +73,9 @@ class Trainer:
         self,
         *,
         fabric: Fabric,
-        student: VideoModel,
-        teacher: Frozen | None,
-        objective: Objective,
+        learner: Learner,
+        peer: Learner | None = None,
+        teaching: Teaching | None = None,
         loader: TrainLoader,
         config: TrainConfig,
         run_dir: Path,
@@ -158,8 +86,9 @@ class Trainer:
     ) -> None:
         """`identity` (recipe, classes, input) is written into every checkpoint.
 
-        `loader` yields this process's whole share of each step's batch. Without `validate` the
-        last weights are the best.
+        `loader` yields this process's whole share of each step's batch. With a `peer`, it and the
+        learner teach each other; otherwise `teaching` is asked where a term needs a teacher.
+        Without `validate` the last weights are the best.
         """
         self.fabric = fabric
         self.config = config
@@ -172,14 +101,18 @@ class Trainer:
         self.steps_per_epoch = loader.steps_per_epoch
         self.total_steps = config.epochs * self.steps_per_epoch
         self.state = TrainState()
-        if config.freeze_batch_norm:
-            freeze_batch_norm(student)
-        learner = Learner(student, objective)
-        head = student.classifier_parameters()
-        self.optimizer = create_optimizer(config.optim, learner, head=head)
         self.learner = learner
-        self.teacher = teacher.to(fabric.device) if teacher is not None else None
-        self._wrapped, self._wrapped_optimizer = fabric.setup(learner, self.optimizer)
+        self.teaching = teaching
+        self.learners = {"student": learner} if peer is None else {"student": learner, "peer": peer}
+        if config.freeze_batch_norm:
+            self._freeze_batch_norms()
+        self.optimizers = {
+            name: create_optimizer(config.optim, one, head=one.student.classifier_parameters())
+            for name, one in self.learners.items()
+        }
+        module = learner if peer is None else Peers(learner, peer)
+        self._wrapped, *optimizers = fabric.setup(module, *self.optimizers.values())
+        self._wrapped_optimizers = dict(zip(self.optimizers, optimizers, strict=True))
         self.average = (
             WeightAverage(learner.student, config.ema_decay) if config.ema_decay else None
         )
@@ -204,9 +137,13 @@ class Trainer:
                     f"{path}: was trained with another {name.replace('_', ' ')} than is there "
                     "now; bring the old one back, or set another output_dir"
                 )
-        self.learner.student.load_state_dict(content["model"])
-        self.learner.objective.load_state_dict(content["objective"])
-        self.optimizer.load_state_dict(content["optimizer"])
+        for name, learner in self.learners.items():
+            state = content if name == "student" else content[name]
+            learner.student.load_state_dict(state["model"])
+            learner.objective.load_state_dict(state["objective"])
+            self.optimizers[name].load_state_dict(state["optimizer"])
+        if self.teaching is not None:
+            self.teaching.load_state_dict(content["teaching"])
         if self.average is not None:
             self.average.state = {
                 name: value.to(self.fabric.device) for name, value in content["average"].items()
@@ -221,7 +158,8 @@ class Trainer:
 
         Raises:
             Interrupted: after SIGINT or SIGTERM, with everything saved.
-            UserError: too many unreadable videos, or a loss that is no number.
+            Diverged: a loss that is no number.
+            UserError: too many unreadable videos.
         """
         if not self.total_steps:
             self._keep_first_weights(sinks)
@@ -230,7 +168,7 @@ class Trainer:
         started = time.monotonic() - self.state.seconds
         self.loader.quarantine(self.state.unreadable)
         batches = self.loader.batches(self.state.step, self.total_steps)
-        with _stop_signal() as signalled:
+        with stop_signal() as signalled:
             for batch in batches:
                 step = self.state.step
                 self._note_unreadable(batch)
@@ -274,14 +212,15 @@ class Trainer:
         config = self.config
         self._wrapped.train()
         if config.freeze_batch_norm:
-            freeze_batch_norm(self.learner.student)
+            self._freeze_batch_norms()
         factor = lr_at(
             step,
             total_steps=self.total_steps,
             warmup_steps=round(config.optim.warmup_epochs * self.steps_per_epoch),
             final_fraction=config.optim.final_lr_fraction,
         )
-        set_lr(self.optimizer, config.optim.lr * factor)
+        for optimizer in self.optimizers.values():
+            set_lr(optimizer, config.optim.lr * factor)
         batch = batch.to(self.fabric.device, non_blocking=True)
         targets, has_label = mixed_targets(batch)
         batch = dataclasses.replace(batch, targets=targets, has_label=has_label)
@@ -293,24 +232,39 @@ class Trainer:
             videos = range(first, first + part.num_videos)
             first = videos.stop
             with self.fabric.no_backward_sync(self._wrapped, enabled=not is_last):
-                total, terms = self._forward(batch, part, videos, step)
+                total, scalars = self._forward(batch, part, videos, step)
                 self.fabric.backward(total * share)
-            for name, value in {"loss": total.detach(), **terms}.items():
+            for name, value in scalars.items():
                 sums[name] = sums.get(name, 0) + value * share
-        if config.clip_grad_norm is not None:
+        for name in self.learners:
+            norm = self._move(name, step)
+            if norm is not None:
+                sums["grad_norm" if name == "student" else f"{name}_grad_norm"] = norm
+        if self.average is not None:
+            self.average.update(self.learner.student, step)
+        if self.teaching is not None:
+            self.teaching.after_step(step)
+        return sums
+
+    def _move(self, name: str, step: int) -> torch.Tensor | None:
+        """One network's step along its own gradients; their norm, where it is limited."""
+        optimizer, norm = self._wrapped_optimizers[name], None
+        self.learners[name].objective.drop_idle_gradients(step / self.total_steps)
+        if self.config.clip_grad_norm is not None:
             norm = self.fabric.clip_gradients(
                 self._wrapped,
-                self._wrapped_optimizer,
-                max_norm=config.clip_grad_norm,
+                optimizer,
+                max_norm=self.config.clip_grad_norm,
                 error_if_nonfinite=False,  # `_read` says it in a line
             )
             assert norm is not None
-            sums["grad_norm"] = norm
-        self._wrapped_optimizer.step()
-        self._wrapped_optimizer.zero_grad()
-        if self.average is not None:
-            self.average.update(self.learner.student, step)
-        return sums
+        optimizer.step()
+        optimizer.zero_grad()
+        return norm
+
+    def _freeze_batch_norms(self) -> None:
+        for learner in self.learners.values():
+            freeze_batch_norm(learner.student)
 
     def _parts(self, batch: ClipBatch) -> tuple[list[ClipBatch], list[float]]:
         """The accumulated parts of a step and what each weighs in its mean, summing to 1.
@@ -334,25 +288,15 @@ class Trainer:
         self, batch: ClipBatch, part: ClipBatch, videos: range, step: int
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The loss of a part of the batch, `videos` of it; mixed clips may need the others."""
-        teacher_output = None
-        if self.teacher is not None:
-            num_views = part.frames["teacher"].shape[1]
-            with self.fabric.autocast():
-                output = self.teacher(
-                    augmented_clips(batch, "teacher", videos=videos),
-                    part.frame_seconds["teacher"].flatten(0, 1),
-                )
-            teacher_output = merge_views(output, num_views)
-        clips = augmented_clips(batch, "student", videos=videos)
+        progress = step / self.total_steps
+        clips = augmented_clips(batch, STUDENT, videos=videos)
+        teacher = None
+        if self.teaching is not None and self.learner.objective.config.needs_teacher_at(progress):
+            teacher = self.teaching.output(batch, part, videos=videos, step=step, clips=clips)
         # Draws stay here: Fabric would walk through them on every call.
         part = dataclasses.replace(part, draws=[])
-        gather = self._gather if self.fabric.world_size > 1 else None
-        return self._wrapped(clips, part, teacher_output, step / self.total_steps, gather)
-
-    def _gather(self, tensor: torch.Tensor) -> torch.Tensor:
-        gathered = self.fabric.all_gather(tensor)
-        assert isinstance(gathered, torch.Tensor)
-        return gathered.flatten(0, 1)
+        gather = gather_rows if self.fabric.world_size > 1 else None
+        return self._wrapped(clips, part, teacher, progress, gather)
 
     def _read(self, terms: Mapping[str, torch.Tensor], step: int) -> dict[str, float]:
         """Scalars of one step. This waits for the device, so it is done on log steps alone."""
@@ -361,12 +305,15 @@ class Trainer:
         scalars = dict(zip(terms, torch.as_tensor(values).tolist(), strict=True))
         if not all(map(math.isfinite, scalars.values())):
             detail = ", ".join(f"{name} {value:g}" for name, value in scalars.items())
-            raise UserError(
+            raise Diverged(
                 f"the loss is no number at step {step} ({detail}); lower train.optim.lr or set "
                 "train.clip_grad_norm"
             )
-        lr = self.optimizer.param_groups[0]["lr"] / self.optimizer.param_groups[0]["lr_factor"]
-        return {**scalars, "lr": lr, "epoch": step / self.steps_per_epoch}
+        group = self.optimizers["student"].param_groups[0]
+        lr = group["lr"] / group["lr_factor"]
+        weights = self.learner.objective.scheduled_weights_at(step / self.total_steps)
+        curves = {f"weight_{name}": weight for name, weight in weights.items()}
+        return {**scalars, **curves, "lr": lr, "epoch": step / self.steps_per_epoch}
 
     def _anyone(self, flag: bool, *, now: bool) -> bool:
         """Whether any process says so. All of them ask at the same steps, or they would wait."""
@@ -414,18 +361,19 @@ class Trainer:
                 return ""
             result = self.validate(self.learner.student)
             if not math.isfinite(result.cross_entropy):
-                raise UserError(
+                raise Diverged(
                     f"the validation loss is no number after step {self.state.step}; lower "
                     "train.optim.lr or set train.clip_grad_norm"
                 )
             best = self.state.best
-            if best is None or result.rank > (best["top1_pct"], -best["cross_entropy"]):
+            if best is None or result.rank > (best[result.chosen_by], -best["cross_entropy"]):
                 self.state.best = {"step": self.state.step, **dataclasses.asdict(result)}
                 self._save_best()
         scalars = {f"val_{name}": value for name, value in dataclasses.asdict(result).items()}
         _log(sinks, max(0, self.state.step - 1), scalars)
         assert self.state.best is not None
-        return f"val top-1 {result.top1_pct:.1f} %, best {self.state.best['top1_pct']:.1f} %"
+        value, best_value = result.rank[0], self.state.best[result.chosen_by]
+        return f"val {result.chosen_by_text} {value:.1f} %, best {best_value:.1f} %"
 
     def _share_statistics(self) -> None:
         """All processes validate one network: batch norm's statistics are those that are saved."""
@@ -453,16 +401,25 @@ class Trainer:
             save_checkpoint(self.run_dir / BEST, content)
 
     def _save_last(self) -> None:
+        """All that changes from step to step."""
         if self.fabric.is_global_zero:
+            of_each = {name: self._state_of(name) for name in self.learners}
             content = {
                 **self.identity,
-                "model": self.learner.student.state_dict(),
-                "objective": self.learner.objective.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
+                **of_each.pop("student"),
+                **of_each,
                 "average": self.average.state if self.average is not None else None,
+                "teaching": self.teaching.state_dict() if self.teaching is not None else {},
                 "state": dataclasses.asdict(self.state),
             }
             save_checkpoint(self.run_dir / LAST, content)
+
+    def _state_of(self, name: str) -> dict[str, Any]:
+        return {
+            "model": self.learners[name].student.state_dict(),
+            "objective": self.learners[name].objective.state_dict(),
+            "optimizer": self.optimizers[name].state_dict(),
+        }
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
@@ -474,27 +431,3 @@ def _step_seed(seed: int, step: int, rank: int) -> int:
 def _log(sinks: Sequence[Sink], step: int, scalars: Mapping[str, float]) -> None:
     for sink in sinks:
         sink.log(step, scalars)
-
-
-@contextmanager
-def _stop_signal() -> Iterator[Callable[[], bool]]:
-    """Turn SIGINT and SIGTERM into a question the loop asks after each step.
-
-    A second SIGINT stops at once. Only the main thread may set handlers; elsewhere nothing is set.
-    """
-    requested = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield requested.is_set
-        return
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        if requested.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        requested.set()
-
-    earlier = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield requested.is_set
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)

@@ -5,6 +5,21 @@ rendered for each consumer (`clips`).
 """
 
 from videokd.data.loading.clips import clip_tensor, read_clips, replay
-from videokd.data.loading.loaders import DataConfig, EvalLoader, TrainLoader
+from videokd.data.loading.loaders import (
+    CachedEpochs,
+    DataConfig,
+    EvalLoader,
+    TeacherInput,
+    TrainLoader,
+)
 
-__all__ = ["DataConfig", "EvalLoader", "TrainLoader", "clip_tensor", "read_clips", "replay"]
+__all__ = [
+    "CachedEpochs",
+    "DataConfig",
+    "EvalLoader",
+    "TeacherInput",
+    "TrainLoader",
+    "clip_tensor",
+    "read_clips",
+    "replay",
+]

@@ -1,9 +1,10 @@
 """From rows of the index to `ClipBatch`es: settings, and the loaders of training and evaluation.
 
 Letters: B videos in a batch, V views a video, T frames, S crop side (px), K classes. The rendering
-for the student is named `student`, the teacher's `teacher`. What chance decides depends on (seed,
-epoch, video id, repeat) and the order of videos on (seed, epoch), so a batch is the same whatever
-the number of workers or ranks, and resuming is starting at a later step.
+for the student is named `student`, a teacher's `teacher`, or `teacher.NAME` where there are
+several. What chance decides depends on (seed, epoch, video id, repeat) and the order of videos on
+(seed, epoch), so a batch is the same whatever the number of workers or ranks, and resuming is
+starting at a later step.
 
 Rows of a global batch: the `repeats` clips of a video stand beside each other, and process r of R
 takes the videos r, r + R, ... of the batch.
@@ -17,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from videokd.config import Config
 from videokd.data.augment import AugmentConfig, check_mixing, swap_indices
@@ -31,14 +32,29 @@ from videokd.data.loading.clips import (
     replay,
 )
 from videokd.data.loading.row_checks import check_videos
-from videokd.data.loading.sources import ClipSource, EvalSource, TrainSource
+from videokd.data.loading.sources import (
+    CachedEpochs,
+    ClipSource,
+    EvalSource,
+    TeacherInput,
+    TrainSource,
+)
 from videokd.data.loading.supervised import supervised
-from videokd.data.sampling import TeacherView, check_view
+from videokd.data.sampling import check_view
 from videokd.data.sampling.protocols import EvalProtocol
 from videokd.errors import ConfigError, UserError
 from videokd.types import ClipBatch, InputSpec
 
-__all__ = ["DataConfig", "EvalLoader", "TrainLoader", "clip_tensor", "read_clips", "replay"]
+__all__ = [
+    "CachedEpochs",
+    "DataConfig",
+    "EvalLoader",
+    "TeacherInput",
+    "TrainLoader",
+    "clip_tensor",
+    "read_clips",
+    "replay",
+]
 
 
 class DataConfig(Config):
@@ -48,6 +64,10 @@ class DataConfig(Config):
     """The index CSV, made by `videokd data index`."""
     train_split: str = "train"
     """Value of the index's split column for the videos to train on."""
+    unlabelled_split: str | None = None
+    """Videos that are shown in training beside those of `train_split`, as often as they; labels
+    that they have are hidden, so that only distillation terms count. A labelled clip that is mixed
+    with one of them has no label either."""
     val_split: str | None = "val"
     """The split that chooses among checkpoints and settings; null: the last weights are kept."""
     test_split: str = "test"
@@ -69,6 +89,17 @@ class DataConfig(Config):
     """Reader of all files; auto: the one that the index says is exact for the file. decord is
     refused where it is not exact."""
 
+    @model_validator(mode="after")
+    def _unlabelled_videos_are_others(self) -> DataConfig:
+        split = self.unlabelled_split
+        for name in ("train_split", "val_split", "test_split"):
+            if split is not None and split == getattr(self, name):
+                raise ValueError(
+                    f"unlabelled_split and {name} are both {split!r}; the unlabelled videos are a "
+                    "split of their own"
+                )
+        return self
+
 
 class TrainLoader:
     """Batches of randomly drawn clips of a split, by global step.
@@ -86,13 +117,14 @@ class TrainLoader:
         config: DataConfig,
         *,
         student: InputSpec,
-        teacher: InputSpec | None = None,
-        teacher_view: TeacherView | None = None,
+        teachers: Mapping[str, TeacherInput] | None = None,
+        cached: CachedEpochs | None = None,
         batch_size: int,
         seed: int,
         rank: int = 0,
         world_size: int = 1,
         require_label: bool = True,
+        several_labels: bool = False,
     ) -> None:
         """Check everything that can be known before the first batch.
 
@@ -100,19 +132,21 @@ class TrainLoader:
             index: the videos.
             config: split, augmentation, workers, reader.
             student: what the student wants to see; it also sizes square crops.
-            teacher: what the teacher wants to see; without it there is no such rendering.
-            teacher_view: which moment the teacher sees; needed with `teacher`.
+            teachers: rendering -> what that teacher wants to see, and of which moment.
+            cached: teachers whose outputs are on disk: frames are drawn for them and not loaded.
             batch_size: B of each process, in clips; the global batch is batch_size * world_size.
             seed: of the order of videos and of all draws, at least 0.
             rank: this process among the `world_size` that train together.
             world_size: processes that train together.
-            require_label: refuse videos without exactly one label.
+            require_label: refuse videos of `train_split` without a label.
+            several_labels: let videos have more than one.
 
         Raises:
-            UserError: no such split, fewer videos than a global batch, a video without exactly one
-                label where that is required, a missing file, one that is too short where that is
-                refused, `swaps` with an unknown class.
-            ConfigError: samplings that the teacher view cannot bring together; a batch size that
+            UserError: no such split, one that shares videos with the unlabelled one, fewer videos
+                than a global batch, a video with another number of labels than is allowed, a
+                missing file, one that is too short where that is refused, `swaps` with an unknown
+                class.
+            ConfigError: samplings that a teacher's view cannot bring together; a batch size that
                 `repeats` does not divide; mixing in a batch of an odd number of videos.
         """
         _check_ranks(batch_size, rank, world_size)
@@ -124,35 +158,54 @@ class TrainLoader:
         check_mixing(config.augment.mix, num_videos=batch_size // config.repeats)
         if seed < 0:
             raise ConfigError(f"seed is {seed}; it must be at least 0")
-        if (teacher is None) != (teacher_view is None):
-            raise ConfigError("a teacher's input needs a teacher view, and a view a teacher")
-        if teacher is not None and teacher_view is not None:
-            check_view(student.sampling, teacher.sampling, teacher_view)
+        teachers = teachers or {}
+        for name, teacher in teachers.items():
+            _check_teacher(name, student, teacher)
         ids = index.select(config.train_split)
+        specs = {STUDENT: student, **{name: teacher.spec for name, teacher in teachers.items()}}
+        check_videos(
+            index,
+            ids,
+            specs.values(),
+            config.reader,
+            require_label=require_label,
+            several_labels=several_labels,
+        )
+        self.num_unlabelled = int((index.num_labels[ids] == 0).sum())
+        """Videos of `train_split` without a label."""
+        hidden = _hidden(index, config, ids, specs)
+        self.num_hidden = len(hidden)
+        """Videos of `unlabelled_split`."""
+        ids = [*ids, *hidden]
         videos_per_step = batch_size * world_size // config.repeats
         if len(ids) < videos_per_step:
             raise UserError(
                 f"{index.path}: split {config.train_split!r} has {len(ids)} videos, fewer than one "
                 f"batch of {videos_per_step}; take a smaller batch size"
             )
-        specs = {STUDENT: student} if teacher is None else {STUDENT: student, TEACHER: teacher}
-        check_videos(index, ids, specs.values(), config.reader, require_label=require_label)
         self.steps_per_epoch = len(ids) // videos_per_step
         """Batches an epoch, the same on every rank."""
         self.num_videos = len(ids)
-        """Videos of the split."""
+        """Videos of an epoch, labelled or not."""
         self._config = config
         self._source = TrainSource(
-            source=ClipSource(index, specs, config.reader),
+            source=ClipSource(
+                index,
+                specs,
+                config.reader,
+                hidden=frozenset(hidden),
+                rendered=None if cached is None else frozenset({STUDENT}),
+            ),
             ids=np.array(ids, dtype=np.int64),
             augment=config.augment,
             swaps=swap_indices(config.augment.flip.swaps, index.classes),
-            teacher_view=teacher_view,
+            views={name: teacher.view for name, teacher in teachers.items()},
             seed=seed,
             batch_size=batch_size,
             repeats=config.repeats,
             rank=rank,
             world_size=world_size,
+            cached=cached,
         )
 
     def quarantine(self, videos: Mapping[int, str]) -> None:
@@ -202,18 +255,26 @@ class EvalLoader:
         rank: int = 0,
         world_size: int = 1,
         require_label: bool = True,
+        several_labels: bool = False,
     ) -> None:
         """Check everything that can be known before the first batch.
 
         Raises:
-            UserError: no such split, a video without exactly one label where that is required, a
+            UserError: no such split, a video with another number of labels than is allowed, a
                 missing file, one that is too short where that is refused.
             ConfigError: the views are not for this sampling.
         """
         _check_ranks(batch_size, rank, world_size)
         views.check(spec.sampling)
         ids = index.select(split)
-        check_videos(index, ids, [spec], config.reader, require_label=require_label)
+        check_videos(
+            index,
+            ids,
+            [spec],
+            config.reader,
+            require_label=require_label,
+            several_labels=several_labels,
+        )
         self.num_videos = len(ids)
         """Videos of the split, over all ranks."""
         self._config = config
@@ -253,3 +314,30 @@ def _check_ranks(batch_size: int, rank: int, world_size: int) -> None:
         raise ConfigError(f"batch_size is {batch_size}; it must be at least 1")
     if not 0 <= rank < world_size:
         raise ValueError(f"rank {rank} is outside [0, {world_size})")
+
+
+def _check_teacher(name: str, student: InputSpec, teacher: TeacherInput) -> None:
+    try:
+        check_view(student.sampling, teacher.spec.sampling, teacher.view)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}" if name != TEACHER else str(error)) from None
+
+
+def _hidden(
+    index: Index, config: DataConfig, ids: list[int], specs: Mapping[str, InputSpec]
+) -> list[int]:
+    """The videos of the unlabelled split; a row may be in several splits, but not in both."""
+    split = config.unlabelled_split
+    if split is None:
+        return []
+    hidden = index.select(split)
+    if both := sorted(set(ids) & set(hidden)):
+        raise UserError(
+            f"{index.where(both[0])}: {index.records[both[0]].path} is in split "
+            f"{config.train_split!r} and in the unlabelled split {split!r}; it cannot have its "
+            "label and have it hidden"
+        )
+    check_videos(
+        index, hidden, specs.values(), config.reader, require_label=False, several_labels=True
+    )
+    return hidden

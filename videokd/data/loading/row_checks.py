@@ -21,23 +21,19 @@ def check_videos(
     reader: ReaderChoice,
     *,
     require_label: bool,
+    several_labels: bool = False,
 ) -> None:
     """Refuse the first row that cannot be used, by file and line.
 
     A million rows are looked at as columns; a record is made only for the rows that stand for many.
 
     Raises:
-        UserError: not exactly one label where that is required, a missing file, a reader that is
-            not exact for it, a video that is too short where that is refused.
+        UserError: no label where one is required, or more than one without `several_labels`; a
+            missing file, a reader that is not exact for it, a video that is too short where that
+            is refused.
     """
     rows = np.array(ids, dtype=np.int64)
-    num_labels = index.num_labels[rows]
-    if require_label and (num_labels != 1).any():
-        # A cross entropy over several labels would be a loss that nobody asked for.
-        first = int(np.flatnonzero(num_labels != 1)[0])
-        fault = f"has {num_labels[first]} labels" if num_labels[first] else "has no label"
-        where, path = index.where(ids[first]), index.records[ids[first]].path
-        raise UserError(f"{where}: {path} {fault}; give it one")
+    _check_labels(index, ids, require_label=require_label, several_labels=several_labels)
     index.check_files(ids)
     codes, _ = index.readers
     for i in rows[np.sort(np.unique(codes[rows], return_index=True)[1])].tolist():
@@ -45,6 +41,28 @@ def check_videos(
     samplings = [spec.sampling for spec in specs]
     for i in np.sort(_shortest(rows, index)).tolist():
         _check_video(index, i, samplings, reader)
+
+
+def _check_labels(
+    index: Index, ids: Sequence[int], *, require_label: bool, several_labels: bool
+) -> None:
+    """Refuse the first row with another number of labels than is allowed."""
+    num_labels = index.num_labels[np.array(ids, dtype=np.int64)]
+    is_wrong = np.zeros(len(ids), dtype=bool)
+    if require_label:
+        is_wrong |= num_labels < 1
+    if not several_labels:  # a cross entropy over several would be a loss that nobody asked for
+        is_wrong |= num_labels > 1
+    if not is_wrong.any():
+        return
+    first = int(np.flatnonzero(is_wrong)[0])
+    fault = "has no label; give it one"
+    if num_labels[first]:
+        fault = (
+            f"has {num_labels[first]} labels; give it one, or train with binary_cross_entropy, "
+            "which takes several"
+        )
+    raise UserError(f"{index.where(ids[first])}: {index.records[ids[first]].path} {fault}")
 
 
 def _check_video(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,6 @@ from videokd.data.augment import (
 from videokd.data.index import Index
 from videokd.data.loading.clips import (
     STUDENT,
-    TEACHER,
     Clip,
     ReaderChoice,
     Rows,
@@ -31,13 +31,30 @@ from videokd.data.loading.clips import (
     replay_all,
 )
 from videokd.data.loading.supervised import Place
-from videokd.data.sampling import TeacherView, frame_ids, paired_frame_ids
+from videokd.data.sampling import TeacherView, frame_ids, teacher_frame_ids
 from videokd.data.sampling.protocols import EvalProtocol
 from videokd.errors import UnreadableVideo
 from videokd.types import ClipBatch, Draw, InputSpec, VideoRecord
 
 # Not a video id: the generator of the order must not be one that draws a clip.
 _ORDER_KEY = 0xFFFF_FFFF
+
+
+class TeacherInput(NamedTuple):
+    """What a teacher wants to see, and of which moment of the student's video."""
+
+    spec: InputSpec
+    view: TeacherView
+
+
+class CachedEpochs(NamedTuple):
+    """What teachers said is on disk: their frames are drawn as ever, but not decoded."""
+
+    num_epochs: int
+    """Epoch e is drawn as epoch e % num_epochs."""
+    unreadable: Mapping[int, Mapping[int, str]]
+    """Drawn epoch -> videos that did not decode in it when the teachers saw them, and why. They are
+    left out of it again, so that the others are mixed as they were."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +64,10 @@ class ClipSource:
     index: Index
     specs: Mapping[str, InputSpec]
     reader: ReaderChoice
+    hidden: frozenset[int] = frozenset()
+    """Videos whose labels are not shown."""
+    rendered: frozenset[str] | None = None
+    """Renderings that are made; None: all that are drawn."""
 
     def clips(
         self,
@@ -57,18 +78,24 @@ class ClipSource:
     ) -> list[Clip]:
         """Clips of one video, decoded together."""
         with place.decoding(draws[0].video_id):
-            rendered = replay_all(record, draws, self.specs, reader=self.reader)
+            rendered = replay_all(record, draws, self._made, reader=self.reader)
+        labels = () if draws[0].video_id in self.hidden else record.labels
         target = np.zeros(len(self.index.classes), dtype=np.float32)
-        target[list(record.labels)] = 1
+        target[list(labels)] = 1
         mirrored = flip_targets(target, swaps)
         return [
-            Clip(draw, frames, seconds, mirrored if draw.flip else target, bool(record.labels))
+            Clip(draw, frames, seconds, mirrored if draw.flip else target, bool(labels))
             for draw, (frames, seconds) in zip(draws, rendered, strict=True)
         ]
 
     def num_bytes(self, draw: Draw) -> int:
         """What the frames of such a clip take."""
-        return sum(draw.frame_ids[n].size * s.crop_px**2 * 3 for n, s in self.specs.items())
+        return sum(draw.frame_ids[n].size * s.crop_px**2 * 3 for n, s in self._made.items())
+
+    @property
+    def _made(self) -> Mapping[str, InputSpec]:
+        wanted = self.specs if self.rendered is None else self.rendered
+        return {name: spec for name, spec in self.specs.items() if name in wanted}
 
 
 @dataclass(frozen=True)
@@ -79,13 +106,15 @@ class TrainSource:
     ids: NDArray[np.int64]
     augment: AugmentConfig
     swaps: tuple[tuple[int, int], ...]
-    teacher_view: TeacherView | None
+    views: Mapping[str, TeacherView]
+    """Rendering of a teacher -> the moment that it sees."""
     seed: int
     batch_size: int
     repeats: int
     rank: int
     world_size: int
     quarantine: dict[int, str] = field(default_factory=dict)
+    cached: CachedEpochs | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -103,9 +132,10 @@ class TrainSource:
         epoch, video_ids = self.videos(step)
         rows = Rows(self.batch_size, place.empty)
         faults: list[tuple[int, str]] = []
+        left_out = self._left_out(epoch)
         for video_id in video_ids:
-            if video_id in self.quarantine:
-                faults.append((video_id, self.quarantine[video_id]))
+            if video_id in left_out:
+                faults.append((video_id, left_out[video_id]))
                 continue
             record = self.source.index.records[video_id]
             draws = [self.draw(epoch, video_id, record, repeat) for repeat in range(self.repeats)]
@@ -129,12 +159,19 @@ class TrainSource:
         return with_partners(draws, video_ids, self.augment.mix, crop_px=crop_px)
 
     def videos(self, step: int) -> tuple[int, list[int]]:
-        """The epoch of a step, and its videos of this rank."""
+        """The epoch that a step is drawn as, and its videos of this rank."""
         videos_per_step = self.batch_size * self.world_size // self.repeats
         epoch, position = divmod(step, len(self.ids) // videos_per_step)
+        if self.cached is not None:
+            epoch %= self.cached.num_epochs
         order = _epoch_order(self.seed, epoch, len(self.ids))
         chosen = order[position * videos_per_step : (position + 1) * videos_per_step]
         return epoch, self.ids[chosen[self.rank :: self.world_size]].tolist()
+
+    def _left_out(self, epoch: int) -> Mapping[int, str]:
+        """Videos that are not opened, and why."""
+        before = self.cached.unreadable.get(epoch, {}) if self.cached is not None else {}
+        return {**before, **self.quarantine}
 
     def lose(self, video_id: int, reason: str) -> None:
         """Leave a video out from now on."""
@@ -161,20 +198,16 @@ class TrainSource:
     def _frame_ids(
         self, record: VideoRecord, generator: np.random.Generator
     ) -> dict[str, NDArray[np.int64]]:
-        student = self.source.specs[STUDENT].sampling
+        specs = self.source.specs
+        student = specs[STUDENT].sampling
         n, fps = record.num_frames, record.fps
-        if self.teacher_view is None:
-            ids = frame_ids(student, num_frames=n, fps=fps, start="random", generator=generator)
-            return {STUDENT: ids}
-        student_ids, teacher_ids = paired_frame_ids(
-            student,
-            self.source.specs[TEACHER].sampling,
-            self.teacher_view,
-            num_frames=n,
-            fps=fps,
-            generator=generator,
-        )
-        return {STUDENT: student_ids, TEACHER: teacher_ids}
+        # The student's first: it does not depend on who teaches.
+        ids = frame_ids(student, num_frames=n, fps=fps, start="random", generator=generator)
+        seen = {
+            name: teacher_frame_ids(ids, student, specs[name].sampling, view, num_frames=n, fps=fps)
+            for name, view in self.views.items()
+        }
+        return {STUDENT: ids, **seen}
 
 
 @dataclass(frozen=True)

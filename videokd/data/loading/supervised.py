@@ -12,6 +12,7 @@ torch is imported inside functions.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import mmap
 import multiprocessing
@@ -21,9 +22,10 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
@@ -36,6 +38,8 @@ from videokd.types import ClipBatch
 _SLOTS = 2
 """Batches that a worker makes ahead: one waits while the next is made."""
 _ALIGN = 64
+_GIVE_BACK_EVERY = 32
+"""Batches after which a worker gives free memory back, which takes milliseconds."""
 _NOTHING = -1
 _FAULTS = {"SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP"}
 """Signals by which a process ends itself. Others come from outside, not from a file."""
@@ -357,13 +361,15 @@ def _work(
     for other in not_its_own:
         other.close()
     torch.set_num_threads(1)  # workers are the parallelism
-    _return_large_blocks()
-    while True:
+    give_back = _returned_memory()
+    for number in itertools.count(1):
         try:
             key, slot = connection.recv()
             connection.send((slot, _made(source, desk, key, slot)))
         except (EOFError, OSError):
             return
+        if number % _GIVE_BACK_EVERY == 0:
+            give_back()
 
 
 def _end_with(parent_pid: int) -> None:
@@ -377,19 +383,23 @@ def _end_with(parent_pid: int) -> None:
         os._exit(0)
 
 
-def _return_large_blocks() -> None:
-    """Have glibc give a clip's decoded frames back to the system as soon as they are let go of.
+def _returned_memory() -> Callable[[], object]:
+    """Keep glibc from holding on to memory that this process let go of, over thousands of videos.
 
     By itself it soon takes even 20 MiB from its heap; whatever small thing then lies in the gap
-    that they leave keeps the next clip out of it, and over thousands of large videos a worker
-    grows by half.
+    that they leave keeps the next clip out of it, and a worker grows by half. So large blocks go
+    back to the system as soon as they are free; the function that is returned gives back the
+    small gaps, which add up to some KiB a clip. Other C libraries have neither: nothing is done.
     """
     if sys.platform == "linux":
         import ctypes
 
-        mmap_threshold, one_mib = -3, 1 << 20
-        if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # other C libraries have none
-            mallopt(mmap_threshold, one_mib)
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim"):
+            mmap_threshold, one_mib = -3, 1 << 20
+            libc.mallopt(mmap_threshold, one_mib)
+            return partial(libc.malloc_trim, 0)
+    return lambda: None
 
 
 def _made(source: BatchSource, desk: _Desk, key: int, slot: int) -> Any:

@@ -8,8 +8,8 @@ from videokd.data.sampling.frames import (
     check_view,
     clip_offsets,
     frame_ids,
-    paired_frame_ids,
     refuses,
+    teacher_frame_ids,
 )
 
 __all__ = [
@@ -20,6 +20,6 @@ __all__ = [
     "check_view",
     "clip_offsets",
     "frame_ids",
-    "paired_frame_ids",
     "refuses",
+    "teacher_frame_ids",
 ]

@@ -161,42 +161,37 @@ def check_view(student: Sampling, teacher: Sampling, view: TeacherView) -> None:
         )
 
 
-def paired_frame_ids(
+def teacher_frame_ids(
+    student_ids: Ids,
     student: Sampling,
     teacher: Sampling,
     view: TeacherView,
     *,
     num_frames: int,
     fps: float,
-    generator: np.random.Generator | None = None,
-) -> tuple[Ids, Ids]:
-    """Frame ids of one student clip and of what the teacher sees: [1, T_s] and [V_t, T_t].
+) -> Ids:
+    """What a teacher sees of the video that a student's clip [1, T_s] is of: int64 [V_t, T_t].
 
-    With a generator the student's clip starts at random, without one it is the centred one. The
-    student's ids are drawn first and do not depend on the teacher, so a control that trains without
-    a teacher sees the same clips. Call `check_view` once before.
+    Nothing here is random, and the student's clip does not depend on it, so a control that trains
+    without a teacher sees the same clips. Call `check_view` once before.
 
     With `same_frames` a dense teacher's clip is centred on the student's as far as the video
     allows; a segment teacher takes the student's frame where it lies and the centre of its other
     segments.
     """
-    start: Start = "centre" if generator is None else "random"
-    student_ids = frame_ids(
-        student, num_frames=num_frames, fps=fps, start=start, generator=generator
-    )
     if isinstance(view, WholeVideo):
-        return student_ids, frame_ids(
+        return frame_ids(
             teacher, num_frames=num_frames, fps=fps, num_clips=view.num_clips, start="uniform"
         )
     if isinstance(view, SameSpan):
         first, last = int(student_ids.min()), int(student_ids.max())
-        return student_ids, _evenly(first, last, teacher.num_frames)[None, :]
+        return _evenly(first, last, teacher.num_frames)[None, :]
     if student == teacher:
-        return student_ids, student_ids.copy()
+        return student_ids.copy()
     if isinstance(student, Segment) and isinstance(teacher, Segment):
-        return student_ids, _refined(student_ids[0], teacher.num_segments, num_frames)[None, :]
+        return _refined(student_ids[0], teacher.num_segments, num_frames)[None, :]
     if isinstance(student, Dense) and isinstance(teacher, Dense):
-        return student_ids, _around(int(student_ids[0, 0]), student, teacher, num_frames)[None, :]
+        return _around(int(student_ids[0, 0]), student, teacher, num_frames)[None, :]
     raise ValueError("same_frames cannot bring these samplings together; call check_view first")
 
 

@@ -202,6 +202,26 @@ PRESETS: Final[dict[str, SyntheticConfig]] = {
         background_contrast_pct=25.0,
         noise_std=5.0,
     ),
+    "ablation": SyntheticConfig(
+        train_videos=1920,
+        val_videos=960,
+        test_videos=3120,
+        size_px=48,
+        num_frames=20,
+        object_radius_px=(5.0, 10.0),
+        speed_px_per_frame=(1.2, 3.0),
+        turn_deg_per_frame=(12.0, 30.0),
+        growth_pct_per_frame=(4.0, 8.0),
+        orbit_radius_px=(3.0, 6.0),
+        shake_amplitude_px=(2.0, 5.0),
+        shake_period_frames=(5.0, 10.0),
+        num_distractors=3,
+        distractor_radius_px=(2.5, 5.0),
+        distractor_speed_px_per_frame=0.3,
+        camera_drift_px=3.0,
+        background_contrast_pct=50.0,
+        noise_std=8.0,
+    ),
     "study": SyntheticConfig(
         train_videos=6000,
         val_videos=1200,
@@ -215,8 +235,9 @@ PRESETS: Final[dict[str, SyntheticConfig]] = {
         noise_std=10.0,
     ),
 }
-"""`tiny` for tests (a second or two), `demo` for `videokd demo`, `study` for small differences
-between models."""
+"""`tiny` for tests (a second or two), `demo` for `videokd demo`, `ablation` for `videokd reproduce
+ablation` (as hard as a small student's gain needs to show), `study` for small differences between
+models."""
 
 
 @dataclass(frozen=True)

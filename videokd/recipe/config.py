@@ -1,0 +1,106 @@
+"""`RunConfig`: all settings of a training run, and what they must agree on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from videokd.config import Config, load_config
+from videokd.data.loading import DataConfig
+from videokd.distill.terms import ObjectiveConfig
+from videokd.engine.evaluate import EvalConfig
+from videokd.engine.settings import TrainConfig
+from videokd.first_weights import InitConfig
+from videokd.models.zoo import ModelConfig
+from videokd.recipe.teachers import EmaTeacherConfig, PeerTeacher, TeacherConfig
+
+Role = Literal["teacher", "control", "student", "no_temporal"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class RunConfig(Config):
+    """One training run: a teacher, a control or a distilled student."""
+
+    role: Role
+    """What the run is in a comparison; reports colour and order by it."""
+    seed: int = Field(0, ge=0)
+    """Decides everything that chance decides."""
+    data: DataConfig
+    model: ModelConfig
+    """The network that this run trains."""
+    init: InitConfig = Field(default_factory=InitConfig)
+    teacher: TeacherConfig | None = None
+    """Whom distillation terms compare with; without it the run is plain training. Where all those
+    terms have weight 0 it may stay, and is not loaded."""
+    objective: ObjectiveConfig
+    train: TrainConfig
+    eval: EvalConfig = Field(default_factory=EvalConfig)
+    output_dir: Path
+    """The run folder; relative paths start at the current directory."""
+
+    @property
+    def uses_teacher(self) -> bool:
+        """Whether a term that is on compares with the teacher; otherwise it is not loaded."""
+        return self.teacher is not None and self.objective.needs_teacher
+
+    @model_validator(mode="after")
+    def _teacher_is_used(self) -> RunConfig:
+        if self.objective.needs_teacher and self.teacher is None:
+            raise ValueError(
+                "objective has distillation terms, but there is no teacher; give "
+                "teacher.checkpoint, or a teacher of kind several, ema or peer"
+            )
+        if self.teacher is not None and not any(
+            term.needs_teacher for term in self.objective.terms.values()
+        ):
+            raise ValueError("a teacher is given, but no term of objective uses it; remove one")
+        return self
+
+    @model_validator(mode="after")
+    def _teacher_can_be_made(self) -> RunConfig:
+        if (
+            isinstance(self.teacher, EmaTeacherConfig)
+            and self.teacher.decay is None
+            and self.train.ema_decay is None
+        ):
+            raise ValueError(
+                "teacher kind ema needs to know how slowly it follows the student; give "
+                "teacher.decay or train.ema_decay, for example 0.999"
+            )
+        if (
+            isinstance(self.teacher, PeerTeacher)
+            and self.init.weights is not None
+            and self.teacher.init == self.init
+            and not self.init.replace_head
+            and self.teacher.model in (None, self.model)
+        ):
+            raise ValueError(
+                "teacher.init gives the peer the student's own first weights, and two equal "
+                "networks teach each other nothing; give it others, or set replace_head"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _unlabelled_videos_teach(self) -> RunConfig:
+        if self.data.unlabelled_split is not None and not self.objective.needs_teacher:
+            raise ValueError(
+                "data.unlabelled_split shows videos without labels, and no term of objective "
+                "learns from them; give a distillation term a weight above 0, or remove the split"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_there(self) -> RunConfig:
+        if self.train.epochs == 0 and (self.init.weights is None or self.init.replace_head):
+            raise ValueError(
+                "train.epochs 0 takes the first weights as they are, and here they are random; "
+                "give init.weights (without init.replace_head), or train"
+            )
+        return self
+
+
+def load_recipe(path: Path | str, overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:
+    """Read and check a recipe file, with `key.sub=value` overrides over it."""
+    return load_config(RunConfig, path, overrides)
