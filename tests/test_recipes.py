@@ -12,7 +12,9 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 RECIPES = sorted(
     p
     for p in CONFIGS.rglob("*.yaml")
-    if not p.name.startswith("_") and CONFIGS / "tables" not in p.parents
+    if not p.name.startswith("_")
+    and CONFIGS / "tables" not in p.parents
+    and p not in (CONFIGS / "ablation" / "ladder.yaml", CONFIGS / "ablation" / "chosen.yaml")
 )
 
 

@@ -94,6 +94,28 @@ def test_a_segment_sampled_network_gets_as_many_segments(tmp_path):
     assert (sampling["kind"], sampling["num_segments"]) == ("segment", 12)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        3,
+        "dense",
+        {"sampling": "dense"},
+        {"sampling": {"num_frames": 4}},
+        {"short_side_px": "big"},
+        {"short_side_px": None},
+    ],
+)
+def test_an_input_that_is_none_fails_with_the_reason(tmp_path, capsys, given):
+    changes = {"model": None, "settings": {"kind": "x3d", "input": given}}
+    path = written(tmp_path, **changes)
+    with pytest.raises(SystemExit, match="1"):
+        main(["reproduce", str(path), "--quiet"])
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.startswith(f"FAIL  mine/net gops [mac]: published 4.73; {path}/net: model.input")
+    assert out.endswith("0 PASS, 1 FAIL, 0 SKIP\n")
+
+
 def test_a_row_that_is_wrong_is_one_fault(tmp_path):
     with pytest.raises(ConfigError, match=r"should be greater than 0 \(given -1\)$"):
         load_table(written(tmp_path, params_tolerance_m=-1))

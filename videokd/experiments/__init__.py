@@ -1,1 +1,1 @@
-"""Whole studies made of the rooms below: the demo, later ablations and published tables."""
+"""Whole studies made of the rooms below: the demo, folds, the ablation, published tables."""

@@ -39,7 +39,8 @@ def named_network(name: str) -> Named:
     on a crop of 224 px, whatever it was published with.
 
     Raises:
-        UserError: neither a path nor a name of the catalogue, and a crop that is no size.
+        UserError: neither a path nor a name of the catalogue, and a crop that is no size or not
+            one that the network takes.
     """
     if Path(name).exists():
         trained = load_trained(Path(name))
@@ -48,11 +49,15 @@ def named_network(name: str) -> Named:
     if at and not (crop.isascii() and crop.isdecimal() and int(crop)):
         raise UserError(f"{name}: {crop!r} is not a crop in px; write for example {known}@224")
     try:
-        return Named(_catalogued(entry(known), name, int(crop) if at else None), None)
+        found = entry(known)
     except UserError as error:
         if Path(name).name != name or Path(name).suffix:
             raise UserError(f"{name}: no such run folder or checkpoint") from None
         raise UserError(f"{error}; nor is there such a run folder") from None
+    try:
+        return Named(_catalogued(found, name, int(crop) if at else None), None)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
 
 
 def benchmark_runs(

@@ -15,9 +15,9 @@ from videokd.bench.result import BenchmarkResult
 from videokd.checkpoint import BEST
 from videokd.errors import ConfigError, UserError
 from videokd.files import file_digest
-from videokd.metrics import Predictions, paired_test, read_predictions
+from videokd.metrics import Agreement, Predictions, agreement, paired_test, read_predictions
 from videokd.recipe import load_recipe
-from videokd.runs import PREDICTIONS, RECIPE, saved_evaluation
+from videokd.runs import PREDICTIONS, PROBABILITIES, RECIPE, saved_evaluation
 
 Unit = Literal["auto", "video", "group"]
 
@@ -65,6 +65,7 @@ def compare_runs(
         role_b=_role(b),
         command=_command(a, b, unit=unit, seed=seed),
         test=paired_test(correct[0], correct[1], groups=groups, seed=seed),
+        agreement=_agreement(*sides),
     )
 
 
@@ -104,9 +105,15 @@ def compare_reported(
                 role_b=one.role_b,
                 command=one.command,
                 test=one.test,
+                agreement=one.agreement,
             )
         )
     return found, notes
+
+
+def _agreement(a: Sequence[_Evaluated], b: Sequence[_Evaluated]) -> Agreement | None:
+    """Of a with b, where each is one run."""
+    return agreement(a[0].predictions, b[0].predictions) if len(a) == len(b) == 1 else None
 
 
 def _evaluated(run_dir: Path) -> _Evaluated:
@@ -121,7 +128,9 @@ def _evaluated(run_dir: Path) -> _Evaluated:
         raise UserError(f"{run_dir}: its evaluation has no {PREDICTIONS}; {again}")
     if file_digest(path) != document["predictions_digest"]:
         raise UserError(f"{path}: is not of the eval.json beside it; {again}")
-    return _Evaluated(run_dir, document, read_predictions(path))
+    behind = run_dir / PROBABILITIES  # evaluations of earlier versions have none
+    behind_it = behind if behind.is_file() else None
+    return _Evaluated(run_dir, document, read_predictions(path, probabilities=behind_it))
 
 
 def _check_same(one: _Evaluated, other: _Evaluated) -> None:

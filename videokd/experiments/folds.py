@@ -118,11 +118,16 @@ def fold_configs(
                 f"{_EXAMPLES[key]}"
             )
     configs = {
-        fold: parse_config(RunConfig, _substituted(template, fold), source=f"{source}, fold {fold}")
+        fold: parse_config(RunConfig, with_fold(template, fold), source=f"{source}, fold {fold}")
         for fold in folds
     }
     taken: dict[str, str] = {}
     for fold, config in configs.items():
+        if config.objective.is_multi_label:
+            raise ConfigError(
+                f"{source}: binary_cross_entropy is for several labels a video, and folds are "
+                "averaged over accuracies of one; use `videokd train` and `videokd eval`"
+            )
         folder = os.path.abspath(config.output_dir)  # noqa: PTH100
         if folder in taken:
             raise ConfigError(
@@ -183,14 +188,14 @@ def _run_fold(fold: str, config: RunConfig, *, device: Device, quiet: bool) -> F
     )
 
 
-def _substituted(value: Any, fold: str) -> Any:
-    """Plain data with `{fold}` replaced in all strings but keys."""
+def with_fold(value: Any, fold: str) -> Any:
+    """Plain data with `{fold}` replaced by a fold's name in all strings but keys."""
     if isinstance(value, str):
         return value.replace(MARK, fold)
     if isinstance(value, dict):
-        return {key: _substituted(item, fold) for key, item in value.items()}
+        return {key: with_fold(item, fold) for key, item in value.items()}
     if isinstance(value, list):
-        return [_substituted(item, fold) for item in value]
+        return [with_fold(item, fold) for item in value]
     return value
 
 

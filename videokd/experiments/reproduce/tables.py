@@ -211,17 +211,30 @@ def network_settings(row: TableRow, error: KnownError | None = None) -> dict[str
         settings = laid_over(settings, error.change)
     num_frames = (error and error.num_frames) or row.input.num_frames
     crop_px = (error and error.crop_px) or row.input.crop_px
-    given = dict(settings.get("input", {}))
-    given["sampling"] = _with_num_frames(given.get("sampling"), num_frames)
-    given |= {"crop_px": crop_px, "short_side_px": max(crop_px, given.get("short_side_px", 0))}
-    settings["input"] = given
+    settings["input"] = _as_counted(settings.get("input", {}), num_frames, crop_px)
     return settings
 
 
-def _with_num_frames(sampling: dict[str, Any] | None, num_frames: int) -> dict[str, Any]:
+def _as_counted(given: Any, num_frames: int, crop_px: int) -> Any:
+    """An input of these sizes; what is no input stays as it is, for `model_config` to refuse."""
+    if not isinstance(given, dict):
+        return given
+    short_side_px = given.get("short_side_px", crop_px)
+    if isinstance(short_side_px, int):
+        short_side_px = max(crop_px, short_side_px)
+    return given | {
+        "sampling": _with_num_frames(given.get("sampling"), num_frames),
+        "crop_px": crop_px,
+        "short_side_px": short_side_px,
+    }
+
+
+def _with_num_frames(sampling: Any, num_frames: int) -> Any:
     if sampling is None:
         return {"kind": "dense", "num_frames": num_frames, "stride": 1}
-    count = "num_segments" if sampling["kind"] == "segment" else "num_frames"
+    if not isinstance(sampling, dict):
+        return sampling
+    count = "num_segments" if sampling.get("kind") == "segment" else "num_frames"
     return sampling | {count: num_frames}
 
 

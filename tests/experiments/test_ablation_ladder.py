@@ -1,0 +1,433 @@
+"""The ladder as data: layers of settings, equal numbers of trials, digests, folds."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from ablation_reference import people, plan_of, record, study, tuned, written
+from hypothesis import given
+from hypothesis import strategies as st
+
+from videokd.errors import ConfigError, UserError
+from videokd.experiments.ablation.ladder import ladder_file, load_ladder
+from videokd.experiments.ablation.overrides import nested, settings_digest, value_at
+from videokd.experiments.ablation.plan import NotChosen
+from videokd.experiments.ablation.records import Key, Record, Results, pack, unpack
+from videokd.experiments.ablation.tuning import choose_all, is_current
+from videokd.experiments.ablation.work import check_job
+
+
+def with_row(**changes):
+    rows = study()["rows"]
+    return study(rows=rows | {"smooth": rows["smooth"] | changes})
+
+
+# The ladder that is shipped.
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return load_ladder(ladder_file())
+
+
+def test_every_tuned_row_has_as_many_trials_as_the_others(shipped):
+    for one in shipped.studies.values():
+        tuned_rows = [row for row in one.rows if one.rows[row].tune]
+        assert {len(one.trials(row)) for row in tuned_rows} == {one.tuning.num_trials}
+        kinds = {one.rows[row].kind for row in tuned_rows}
+        assert kinds == {"control", "distilled"}
+        for row in tuned_rows:
+            trials = [tuple(sorted(trial.items())) for trial in one.trials(row)]
+            assert len(set(trials)) == len(trials), row
+
+
+def test_the_shipped_ladder_has_every_rung(shipped):
+    embedded = shipped.studies["embedded"]
+    assert set(embedded.rows) >= {
+        "cross_entropy", "label_smoothing", "mixup", "ema", "peer", "shuffled_logits",
+        "random_hint", "total_time", "logits", "logits_spatial", "logits_temporal", "all",
+        "all_but_logits", "all_but_spatial", "all_but_difference", "all_but_relation",
+        "temporal_attention", "temporal_relation", "token_relation", "temporal_difference",
+        "standardised", "dkd", "dist", "hard_targets", "hint", "attention_transfer",
+        "similarity_preserving", "channel_wise", "review", "rkd", "crd", "pooled_mse",
+        "self_distillation", "few_cross_entropy", "few_self_training", "few_logits",
+    }  # fmt: skip
+    assert len(embedded.seeds) >= 5
+    shuffled = [name for name, row in embedded.rows.items() if row.kind == "placebo"]
+    assert len(shuffled) == 3
+    over_people = shipped.studies["people"]
+    assert len(over_people.folds) == 4
+    assert len(over_people.seeds) >= 3
+    assert {len(groups) for groups in over_people.data.folds.values()} == {2}
+
+
+def test_few_labels_show_nobody_the_labels_of_the_other_half(shipped):
+    from videokd.experiments.ablation.choices import Choices
+    from videokd.experiments.ablation.plan import Places, Plan
+
+    places = Places(*(ladder_file(),) * 5)
+    plan = Plan(shipped, places, Choices(ladder_file().with_name("nothing")))
+    for name, row in shipped.studies["embedded"].rows.items():
+        if row.group != "few_labels" and name != "few_teacher":
+            continue
+        for key in plan.tune_keys("embedded", name)[:1] or plan.run_keys("embedded", name)[:1]:
+            try:
+                settings = plan.job(key).settings
+            except NotChosen:
+                continue  # it reads a row of this group
+            assert value_at(settings, "data.train_split") == "labelled", name
+            for other in row.uses.values():
+                assert other.startswith("few_"), name
+
+
+# What a ladder may say.
+
+
+def test_unequal_numbers_of_trials_are_refused(tmp_path):
+    places = written(
+        tmp_path, mine=with_row(tune=["lr", [{"train.epochs": 5}, {"train.epochs": 9}]])
+    )
+    with pytest.raises(ConfigError, match=r"smooth.tune: 4 trials, and every row .* has 2"):
+        load_ladder(places.ladder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"like": "plian"}, "is like 'plian', which is no row"),
+        ({"like": "smooth"}, "is like itself"),
+        ({"group": "laddr"}, "'laddr' is not there; did you mean 'ladder'"),
+        ({"tune": ["rl"]}, "'rl' is not there; known: lr"),
+        ({"choice_of": "plain"}, "tunes on top of another row's choice"),
+        ({"uses": {"init.weights": "techer"}}, "'techer' is not there; did you mean 'teacher'"),
+        ({"total_time_of": "logits"}, "total_time_of and choice_of name two rows that are tuned"),
+    ],
+)
+def test_mistakes_in_a_row_are_named(tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_ladder(written(tmp_path, mine=with_row(**changes)).ladder)
+
+
+def test_a_seed_is_for_choosing_or_for_reporting(tmp_path):
+    places = written(tmp_path, mine=study(tuning={"num_trials": 2, "seeds": [1]}))
+    with pytest.raises(ConfigError, match="a seed that is reported has no part in choosing"):
+        load_ladder(places.ladder)
+
+
+def test_people_are_tested_once(tmp_path):
+    data = people()["data"] | {"folds": {"1": ["a"], "2": ["a"], "3": ["c"]}}
+    with pytest.raises(ConfigError, match="a group is tested in two folds"):
+        load_ladder(written(tmp_path, mine=people(data=data)).ladder)
+
+
+# Layers.
+
+
+def test_layers_lie_in_the_order_that_is_promised(tmp_path):
+    rows = study()["rows"]
+    rows["logits"]["over"]["train.optim.weight_decay"] = 0.5
+    rows["shuffled"]["over"]["train.optim.lr"] = 7.0
+    places = written(tmp_path, mine=study(rows=rows))
+    results = tuned(places, "mine", {"logits": (50.0, 60.0)})
+    assert choose_all(plan_of(places), results, "mine", ["logits"])
+    plan = plan_of(places)
+    chosen = plan.job(Key("mine", "run", "logits", 0)).settings
+    assert chosen["train"] == {
+        "epochs": 10,
+        "batch_size": 4,
+        "optim": {"lr": 0.02, "weight_decay": 0.5},
+    }
+    placebo = plan.job(Key("mine", "run", "shuffled", 1)).settings
+    assert placebo["train"]["optim"] == {"lr": 7.0, "weight_decay": 0.5}, "its own over lies on top"
+    assert placebo["seed"] == 1
+    assert placebo["teacher"]["checkpoint"] == str(places.runs / "mine/teacher/seed0")
+    assert placebo["output_dir"] == str(places.runs / "mine/run/shuffled/seed1")
+
+
+def test_dotted_settings_are_laid_over_key_by_key():
+    assert nested({"a.b": 1, "a.c.d": [2], "a.b.e": 3}) == {"a": {"b": {"e": 3}, "c": {"d": [2]}}}
+    assert value_at({"a": {"b": 0}}, "a.b") == 0
+    assert value_at({"a": 1}, "a.b") is None
+
+
+# Digests.
+
+
+def test_the_digest_knows_what_decides_the_weights():
+    settings = {"seed": 0, "train": {"epochs": 3, "optim": {"lr": 1}}, "output_dir": "x"}
+    digest = settings_digest(settings, {})
+    same = {"output_dir": "y", "train": {"optim": {"lr": 1.0}, "epochs": 3.0}, "seed": 0}
+    assert settings_digest(same, {}) == digest
+    assert settings_digest({**same, "data": {"num_workers": 2}}, {}) == digest
+    assert settings_digest({**settings, "seed": 1}, {}) != digest
+    assert settings_digest({**settings, "init": {"weights": "a"}}, {"init.weights": "1"}) != (
+        settings_digest({**settings, "init": {"weights": "a"}}, {"init.weights": "2"})
+    )
+    moved = settings_digest({**settings, "init": {"weights": "b"}}, {"init.weights": "1"})
+    assert moved == settings_digest({**settings, "init": {"weights": "a"}}, {"init.weights": "1"})
+
+
+def test_another_teacher_makes_its_students_others(tmp_path):
+    places = written(tmp_path, mine=study())
+    before = plan_of(places).job(Key("mine", "tune", "logits", 1000, trial=0)).digest
+    rows = study()["rows"]
+    rows["teacher"]["over"] = {"train.epochs": 11}
+    places = written(tmp_path, mine=study(rows=rows))
+    after = plan_of(places).job(Key("mine", "tune", "logits", 1000, trial=0)).digest
+    assert before != after
+    plain = Key("mine", "tune", "plain", 1000, trial=0)
+    assert (
+        plan_of(places).job(plain).digest
+        == plan_of(written(tmp_path, mine=study())).job(plain).digest
+    )
+
+
+# Choosing.
+
+
+def test_the_trial_with_the_best_validation_is_frozen(tmp_path):
+    places = written(tmp_path, mine=study())
+    results = tuned(places, "mine", {"plain": (50.0, 60.0), "logits": (70.0, 70.0)})
+    said = choose_all(plan_of(places), results, "mine", ["plain", "smooth", "logits"])
+    assert said == [
+        "mine/plain: chosen: train.optim.lr 0.02",
+        "mine/logits: chosen: train.optim.lr 0.01",
+    ]
+    text = places.chosen.read_text(encoding="utf-8")
+    assert choose_all(plan_of(places), results, "mine", ["plain", "smooth", "logits"]) == []
+    assert places.chosen.read_text(encoding="utf-8") == text
+    plan = plan_of(places)
+    with pytest.raises(NotChosen, match="smooth is not tuned yet"):
+        plan.job(Key("mine", "run", "smooth", 0))
+
+
+def test_equal_accuracies_are_told_apart_by_likelihood_and_a_failure_is_worst(tmp_path):
+    places = written(tmp_path, mine=study())
+    plan, results = plan_of(places), Results(places.results)
+    first, second = plan.tune_keys("mine", "plain")
+    worse = record(plan, first, {"val": 60.0})
+    score = worse.scores["val"]
+    better = Record(**{**vars(worse), "key": second, "digest": plan.job(second).digest})
+    better.scores["val"] = type(score)(**{**vars(score), "nll": 0.9})
+    worse = record(plan, first, {"val": 60.0})
+    results.add(worse, [])
+    results.add(better, [])
+    choose_all(plan, results, "mine", ["plain"])
+    assert plan.choices.find("mine", "plain", None).trial == 1
+    first, second = plan.tune_keys("mine", "smooth")
+    results.add(record(plan, first, {}, failed="the loss is no number"), [])
+    results.add(record(plan, second, {"val": 0.5}), [])
+    choose_all(plan, results, "mine", ["smooth"])
+    assert plan.choices.find("mine", "smooth", None).trial == 1
+
+
+def test_a_choice_is_stale_when_its_trials_change(tmp_path):
+    places = written(tmp_path, mine=study())
+    results = tuned(places, "mine", {"plain": (50.0, 60.0)})
+    choose_all(plan_of(places), results, "mine", ["plain"])
+    assert is_current(plan_of(places), "mine", "plain", None)
+    axes = {"lr": [{"train.optim.lr": 0.01}, {"train.optim.lr": 0.03}]}
+    places = written(tmp_path, mine=study(axes=axes))
+    assert not is_current(plan_of(places), "mine", "plain", None)
+
+
+def test_the_control_of_equal_time_gets_the_teachers_time_too(tmp_path):
+    rows = study()["rows"]
+    rows["long"] = {
+        "like": "plain",
+        "label": "long",
+        "choice_of": "plain",
+        "total_time_of": "logits",
+    }
+    places = written(tmp_path, mine=study(rows=rows))
+    results = tuned(places, "mine", {"plain": (50.0, 60.0), "logits": (70.0, 60.0)})
+    plan = plan_of(places)
+    choose_all(plan, results, "mine", ["plain", "logits", "long"])
+    assert plan.choices.find("mine", "long", None) is None, "the teacher is not timed yet"
+    teacher = Key("mine", "tune", "teacher", 0)
+    results.add(record(plan, teacher, {"val": 90.0}, train_seconds=270.0), [])
+    choose_all(plan, results, "mine", ["plain", "logits", "long"])
+    # 60 s for 10 epochs: the student's 60 s and the teacher's 270 s are 55 epochs.
+    assert plan.choices.find("mine", "long", None).over == {"train.epochs": 55}
+    settings = plan_of(places).job(Key("mine", "run", "long", 0)).settings
+    assert settings["train"] == {"epochs": 55, "batch_size": 4, "optim": {"lr": 0.02}}
+
+
+# Test videos have no part in choosing.
+
+
+@pytest.mark.parametrize("settings", [study(), people()], ids=["embedded", "people"])
+def test_tuning_is_scored_on_validation_videos_alone(tmp_path, settings):
+    places = written(tmp_path, mine=settings)
+    plan = plan_of(places)
+    keys = [key for row in plan.study("mine").rows for key in plan.tune_keys("mine", row)]
+    seen = 0
+    for key in plan.with_needs(keys):
+        job = plan.job(key)
+        check_job(job)
+        assert not any(split.startswith("test") for split in job.splits), key
+        seen += 1
+    assert seen > 6
+
+
+def test_a_student_that_teaches_itself_is_tuned_by_its_chosen_trial(tmp_path):
+    rows = study()["rows"]
+    rows["self"] = {
+        "like": "logits",
+        "label": "self",
+        "kind": "control",
+        "uses": {"teacher.checkpoint": "plain"},
+        "tune": ["lr"],
+    }
+    places = written(tmp_path, mine=study(rows=rows))
+    key = Key("mine", "tune", "self", 1000, trial=0)
+    plan = plan_of(places)
+    assert list(plan.with_needs([key])) == [], "nothing is started before the choice is made"
+    results = tuned(places, "mine", {"plain": (50.0, 60.0)})
+    choose_all(plan, results, "mine", ["plain"])
+    plan = plan_of(places)
+    assert plan.job(key).needs == (Key("mine", "tune", "plain", 1000, trial=1),)
+    run = Key("mine", "run", "self", 1)
+    with pytest.raises(NotChosen, match="self is not tuned yet"):
+        plan.job(run)
+    for one in plan.tune_keys("mine", "self"):
+        results.add(record(plan, one, {"val": 70.0}), [])
+    choose_all(plan, results, "mine", ["self"])
+    plan = plan_of(places)
+    assert plan.job(run).needs == (Key("mine", "run", "plain", 1),), "of the same seed"
+
+
+def test_a_tuning_run_that_asks_for_a_test_split_is_stopped(tmp_path):
+    from dataclasses import replace
+
+    plan = plan_of(written(tmp_path, mine=study()))
+    job = plan.job(Key("mine", "tune", "plain", 1000, trial=0))
+    with pytest.raises(AssertionError, match="tuning never sees a test video"):
+        check_job(replace(job, splits=("val", "test")))
+
+
+def test_a_fold_is_tuned_on_the_people_of_the_others(tmp_path):
+    """Each pair of folds is left out together once, and each is the other's validation."""
+    recipe = {
+        **{"role": "control", "output_dir": "x", "train": {"epochs": 10}},
+        "data": {"index": "half.csv", "train_split": "train{fold}", "test_split": "test{fold}"},
+    }
+    places = written(tmp_path, recipe=recipe, mine=people())
+    plan, results = plan_of(places), Results(places.results)
+    # trial 0 is good on the people of fold 1 alone, trial 1 on the others'
+    for key in plan.tune_keys("mine", "plain"):
+        splits = plan.job(key).splits
+        assert splits == tuple(f"held{fold}" for fold in key.fold.split("-"))
+        assert plan.job(key).settings["data"]["train_split"] == f"train{key.fold}"
+        good = {"held1": 90.0, "held2": 40.0, "held3": 40.0}
+        if key.trial == 1:
+            good = {"held1": 10.0, "held2": 60.0, "held3": 60.0}
+        results.add(record(plan, key, {split: good[split] for split in splits}), [])
+    choose_all(plan, results, "mine", ["plain"])
+    trials = {fold: plan.choices.find("mine", "plain", fold).trial for fold in "123"}
+    # Fold 1 never hears that trial 0 is good on its own people; the others do.
+    assert trials == {"1": 1, "2": 0, "3": 0}
+    assert plan.choices.find("mine", "plain", "1").top1_pct == 60.0
+    assert plan.choices.find("mine", "plain", "2").top1_pct == 65.0
+    job = plan_of(places).job(Key("mine", "run", "plain", 0, "2"))
+    assert job.splits == ("test2",)
+    assert job.settings["data"]["train_split"] == "train2"
+
+
+# Records.
+
+
+@given(st.lists(st.integers(0, 65_535)))
+def test_predictions_come_back_out_of_a_line(classes):
+    assert unpack(pack(classes)).tolist() == classes
+
+
+def test_three_thousand_predictions_are_short():
+    import numpy as np
+
+    labels = np.arange(3120) % 12
+    wrong = np.random.default_rng(0).random(3120) < 0.3
+    predicted = np.where(wrong, np.random.default_rng(1).integers(0, 12, 3120), labels)
+    assert len(pack(predicted)) < 3000
+
+
+def test_results_come_back_as_they_were_written(tmp_path):
+    places = written(tmp_path, mine=study())
+    results = tuned(places, "mine", {"plain": (50.0, 60.0)})
+    again = Results(places.results)
+    assert again.records == results.records
+    assert [path.name for path in places.results.iterdir()] == ["tuning.jsonl"]
+
+
+def test_a_line_that_a_kill_cut_off_was_not_written(tmp_path):
+    places = written(tmp_path, mine=study())
+    results = tuned(places, "mine", {"plain": (50.0, 60.0)})
+    path = places.results / "tuning.jsonl"
+    path.write_text(path.read_text(encoding="utf-8")[:-30], encoding="utf-8")
+    assert list(Results(places.results).records) == list(results.records)[:1]
+
+
+def test_a_line_that_is_none_is_named(tmp_path):
+    (tmp_path / "mine.jsonl").write_text('{"a": 1}\n', encoding="utf-8")
+    with pytest.raises(UserError, match=r"mine.jsonl:1: not a result of ours; remove the line"):
+        Results(tmp_path)
+
+
+# The shipped recipes.
+
+
+def test_every_row_of_the_shipped_ladder_can_be_built(shipped, tmp_path):
+    """Its recipe is read, and its losses find their taps between the two networks."""
+    from videokd.config import parse_config
+    from videokd.distill.objective import Networks, Objective
+    from videokd.experiments.ablation.choices import Choice, Choices
+    from videokd.experiments.ablation.plan import Places, Plan
+    from videokd.models.zoo import create_video_model
+    from videokd.recipe import RunConfig
+
+    places = Places(ladder_file(), tmp_path / "chosen.yaml", *(tmp_path,) * 3)
+    choices = Choices(places.chosen)
+    for name, one in shipped.studies.items():
+        for row in one.rows:
+            for fold in one.folds or (None,):
+                over = (one.trials(row) or [{"train.epochs": 2}])[-1]
+                choices._put(name, row, fold or "all", Choice(over, 0, 1.0, 1.0, "x"))
+    plan = Plan(shipped, places, choices)
+    networks: dict[str, object] = {}
+
+    def network(config):
+        key = config.model.model_dump_json()
+        if key not in networks:
+            networks[key] = create_video_model(config.model, num_classes=12, seed=0)
+        return networks[key]
+
+    seen = 0
+    for name, one in shipped.studies.items():
+        teacher = plan.run_keys(name, one.teacher)[0]
+        taught = network(parse_config(RunConfig, plan.job(teacher).settings, source="teacher"))
+        for row in one.rows:
+            key = plan.run_keys(name, row)[0]
+            config = parse_config(RunConfig, dict(plan.job(key).settings), source=str(key))
+            student = network(config)
+            other = (
+                student
+                if "checkpoint" not in (plan.job(key).settings.get("teacher") or {})
+                else taught
+            )
+            if row == "few_self_training":
+                other = student
+            Objective(
+                config.objective,
+                Networks(
+                    student_taps=student.tap_shapes,
+                    teacher_taps=other.tap_shapes,
+                    student_pooled_dim=student.pooled_dim,
+                    teacher_pooled_dim=other.pooled_dim,
+                    num_classes=12,
+                    num_videos=6000,
+                ),
+                seed=0,
+            )
+            seen += 1
+    assert seen == sum(len(one.rows) for one in shipped.studies.values())

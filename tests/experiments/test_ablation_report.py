@@ -1,0 +1,232 @@
+"""Tables out of results made by hand, whose numbers are known."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from ablation_reference import (
+    RECIPE,
+    people,
+    plan_of,
+    predicting,
+    record,
+    study,
+    tuned,
+    videos,
+    written,
+)
+
+from videokd.errors import UserError
+from videokd.experiments.ablation.evidence import BEST_CONTROL, report_study
+from videokd.experiments.ablation.records import Key, Results, Videos, pack
+from videokd.experiments.ablation.report import BEGIN, END, write_report
+from videokd.experiments.ablation.tuning import choose_all
+from videokd.metrics import holm, seed_test
+
+LABELS = np.arange(60) % 3
+
+WRONG = {
+    "teacher": {0: 6},
+    "plain": {0: 30, 1: 27},
+    "smooth": {0: 24, 1: 24},
+    "logits": {0: 12, 1: 9},
+    "shuffled": {0: 27, 1: 27},
+}
+"""Row -> seed -> videos at the front that are wrong, on validation as on test."""
+
+
+@pytest.fixture
+def places(tmp_path):
+    """Everything tuned and run."""
+    made = written(tmp_path, mine=study())
+    values = dict.fromkeys(("plain", "smooth", "logits"), (50.0, 60.0))
+    results = tuned(made, "mine", values)
+    choose_all(plan_of(made), results, "mine", list(values))
+    plan = plan_of(made)
+    for row, seeds in WRONG.items():
+        for seed, wrong in seeds.items():
+            key = Key("mine", "run", row, seed)
+            one = predicting(plan, key, wrong, labels=LABELS, split="test")
+            if row == "teacher":
+                one = replace(one, gmacs_per_video=0.2, train_seconds=600.0)
+            if row == "logits":
+                probe = {"normal": 80.0, "shuffled": 40.0, "reversed": 50.0, "frozen": 30.0}
+                one = replace(one, probe=probe)
+            results.add(one, [videos("mine", LABELS)])
+    made.report.write_text(f"# Mine\n\n{BEGIN}\n{END}\n\nThe end.\n", encoding="utf-8")
+    return made
+
+
+def rows_of(places):
+    report = report_study(plan_of(places), Results(places.results), "mine")
+    return report, {row.name: row for group in report.groups for row in group.rows}
+
+
+def correct(row):
+    return np.stack([np.arange(60) >= wrong for wrong in WRONG[row].values()])
+
+
+def test_gains_are_told_against_the_best_control(places):
+    report, rows = rows_of(places)
+    assert report.groups[0].best_control == {"all": "smooth"}
+    assert rows["plain"].seeds_pct == {0: 50.0, 1: 55.0}
+    assert rows["plain"].mean_pct == 52.5
+    assert (rows["smooth"].test, rows["smooth"].versus) == (None, None)
+    expected = seed_test(correct("logits"), correct("smooth"))
+    assert rows["logits"].test == expected
+    assert rows["logits"].versus == BEST_CONTROL
+    assert rows["logits"].test.difference_pct == pytest.approx(22.5)
+    assert rows["plain"].test.difference_pct == pytest.approx(-7.5)
+
+
+def test_p_values_are_corrected_for_all_that_the_ladder_asks(places):
+    _, rows = rows_of(places)
+    asked = ["logits", "shuffled"]
+    tests = [seed_test(correct(row), correct("smooth")) for row in asked]
+    expected = holm([test.p_value for test in tests])
+    assert [rows[row].adjusted_p for row in asked] == expected
+    assert rows["plain"].adjusted_p is None, "a control is not asked about"
+    assert rows["shuffled"].verdict != "gain"
+
+
+def test_what_stands_beside_the_accuracy(places):
+    report, rows = rows_of(places)
+    # Seed 0 of the teacher is wrong on 6, the student on 12 and on 9, all in the next class.
+    assert rows["logits"].agreement_pct == pytest.approx(100 * (54 + 57) / 120)
+    assert rows["plain"].agreement_pct == pytest.approx(100 * (36 + 39) / 120)
+    assert rows["logits"].ece_pct == 3.0
+    assert rows["logits"].train_minutes == 2.0
+    assert rows["logits"].read_minutes == 10.0
+    assert rows["plain"].read_minutes == 0.0
+    assert report.teacher.mean_pct == 90.0
+    assert rows["logits"].over == {"train.optim.lr": 0.02}
+
+
+def test_validation_chooses_the_best_control_and_test_does_not(places):
+    """The control that tests better, and validates worse, is not the best control."""
+    plan, results = plan_of(places), Results(places.results)
+    for seed in (0, 1):
+        key = Key("mine", "run", "plain", seed)
+        one = predicting(plan, key, 0, labels=LABELS, split="test")
+        worse = replace(one.scores["val"], top1_pct=1.0)
+        results.add(replace(one, scores={**one.scores, "val": worse}), [])
+    report, rows = rows_of(places)
+    assert rows["plain"].mean_pct == 100.0
+    assert report.groups[0].best_control == {"all": "smooth"}
+
+
+def test_no_best_control_before_all_controls_are_done(places):
+    results = Results(places.results)
+    del results.records[Key("mine", "run", "plain", 1)]
+    report = report_study(plan_of(places), results, "mine")
+    assert report.groups[0].best_control == {}
+    rows = {row.name: row for row in report.groups[0].rows}
+    assert rows["logits"].test is None
+    assert rows["plain"].seeds_pct == {0: 50.0}
+
+
+def test_a_row_may_name_what_it_is_compared_with(tmp_path, places):
+    rows = study()["rows"]
+    rows["shuffled"]["versus"] = "logits"
+    written(places.ladder.parent, mine=study(rows=rows))
+    _, found = rows_of(places)
+    assert found["shuffled"].versus == "logits"
+    assert found["shuffled"].test == seed_test(correct("shuffled"), correct("logits"))
+
+
+def test_runs_of_other_settings_are_in_no_table_and_are_named(places):
+    rows = study()["rows"]
+    rows["shuffled"]["over"]["train.epochs"] = 11
+    written(places.ladder.parent, mine=study(rows=rows))
+    report, found = rows_of(places)
+    assert found["shuffled"].seeds_pct == {}
+    assert report.stale == (
+        "mine/shuffled, seed 0: made by other settings",
+        "mine/shuffled, seed 1: made by other settings",
+    )
+
+
+def test_a_loss_that_failed_stays_in_the_table(places):
+    plan, results = plan_of(places), Results(places.results)
+    key = Key("mine", "run", "shuffled", 1)
+    results.add(record(plan, key, {}, failed="the loss is no number at step 3"), [])
+    write_report(plan, Results(places.results), quick=False)
+    text = places.report.read_text(encoding="utf-8")
+    assert "| shuffled (P) | 55.00 | 55.00 (1 of 2 seeds) |" in text
+    assert "No number: mine/shuffled, seed 1: the loss is no number at step 3." in text
+
+
+def test_the_page_the_document_and_the_picture(places):
+    document = write_report(plan_of(places), Results(places.results), quick=False)
+    text = places.report.read_text(encoding="utf-8")
+    assert text.startswith("# Mine\n\n" + BEGIN)
+    assert text.endswith(END + "\n\nThe end.\n")
+    assert "60 test videos. Teacher: teacher, 90.00 %, 0.2000 GMACs a video; student: 0.0100, 20.0 times less." in text  # fmt: skip  # noqa: E501
+    assert "Best control on validation: smooth." in text
+    assert "| plain | 52.50 | 50.00 55.00 | 52.50 | -7.50 |" in text
+    assert "| logits | 82.50 | 80.00 85.00 | 82.50 | +22.50 |" in text
+    assert "| logits | 2.00 | 12.00 | 10 | 92.50 | 3.00 | 0.500 | 40.0 | 30.0 | 50.0 |" in text
+    assert json.loads((places.results / "report.json").read_text(encoding="utf-8")) == document
+    again = write_report(plan_of(places), Results(places.results), quick=False)
+    assert again == document
+    assert places.report.read_text(encoding="utf-8") == text, "written twice, the same"
+    picture = places.report.parent / "images" / "ablation_mine.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_nothing_is_written_into_a_page_without_its_marks(places):
+    places.report.write_text("# Mine\n", encoding="utf-8")
+    with pytest.raises(
+        UserError, match=r"ablation.md: lacks the two lines between which tables go"
+    ):
+        write_report(plan_of(places), Results(places.results), quick=False)
+    assert places.report.read_text(encoding="utf-8") == "# Mine\n"
+
+
+def test_over_people_folds_stand_one_after_another(tmp_path):
+    """Each fold's best control is the one that its own training people validated best."""
+    data = {"index": "half.csv", "train_split": "train{fold}", "test_split": "test{fold}"}
+    recipe = {**RECIPE, "data": data}
+    names = [f"p{number}" for number in range(6)]
+    folds = {"1": names[:2], "2": names[2:4], "3": names[4:]}
+    settings = people()
+    settings["data"] |= {"folds": folds}
+    places = written(tmp_path, recipe=recipe, mine=settings)
+    plan, results = plan_of(places), Results(places.results)
+    good_at = {
+        "plain": {"1": 80.0, "2": 10.0, "3": 50.0},
+        "smooth": {"1": 10.0, "2": 90.0, "3": 51.0},
+    }
+    for row, good in [*good_at.items(), ("logits", dict.fromkeys("123", 50.0))]:
+        for key in plan.tune_keys("mine", row):
+            held = {f"held{fold}": good[fold] for fold in key.fold.split("-")}
+            results.add(record(plan, key, held), [])
+    choose_all(plan, results, "mine", ["plain", "smooth", "logits"])
+    plan = plan_of(places)
+    labels = np.arange(20) % 3
+    wrong = {"plain": 10, "smooth": 8, "logits": 2, "shuffled": 9}
+    for row, number in wrong.items():
+        for key in plan.run_keys("mine", row):
+            split = f"test{key.fold}"
+            people_of = tuple(np.repeat(folds[key.fold], 10).tolist())
+            seen = Videos("mine", key.fold, split, "index", pack(labels), people_of)
+            one = predicting(plan, key, number + key.seed, labels=labels, split=split)
+            results.add(one, [seen])
+    report = report_study(plan, results, "mine")
+    # Fold 1 validates on the people of 2 and 3: smooth; fold 2 on 1 and 3: plain.
+    assert report.groups[0].best_control == {"1": "smooth", "2": "plain", "3": "smooth"}
+    assert (report.num_videos, report.num_people) == (60, 6)
+    rows = {row.name: row for row in report.groups[0].rows}
+    assert rows["plain"].seeds_pct == {0: 50.0, 1: 45.0}
+
+    def right(numbers, seed):
+        return np.concatenate([np.arange(20) >= number + seed for number in numbers])
+
+    best = np.stack([right([8, 10, 8], seed) for seed in (0, 1)])
+    mine = np.stack([right([2, 2, 2], seed) for seed in (0, 1)])
+    everybody = [name for fold in folds.values() for name in np.repeat(fold, 10).tolist()]
+    assert rows["logits"].test == seed_test(mine, best, groups=everybody)
+    assert rows["logits"].test.unit == "group"

@@ -1,0 +1,394 @@
+"""From finished runs to what can be said of a row: every seed, the gain, and how sure it is.
+
+Nothing here reads anything but results, choices and the ladder.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from videokd.experiments.ablation.plan import NotChosen, Plan
+from videokd.experiments.ablation.records import Key, Record, Results
+from videokd.experiments.ablation.tuning import Scored, finished, validated
+from videokd.metrics import SeedTest, holm, seed_test
+
+BEST_CONTROL = "best control"
+_JUDGED = ("placebo", "distilled")
+"""What the ladder asks about; controls are what is asked against."""
+
+
+@dataclass(frozen=True)
+class RowReport:
+    """One row over its seeds; percentages, and points of top-1."""
+
+    name: str
+    label: str
+    kind: str
+    group: str
+    seeds_pct: dict[int, float]
+    """Every finished seed, over the folds of one together."""
+    num_wanted: int
+    """Seeds that the ladder wants."""
+    failed: tuple[str, ...] = ()
+    """Of runs whose loss was no number."""
+    val_pct: float | None = None
+    """Validation, by which the best control is chosen."""
+    versus: str | None = None
+    """What it is compared with; None for the best control itself, and until both are there."""
+    test: SeedTest | None = None
+    adjusted_p: float | None = None
+    """Holm's, over all comparisons of placebos and distilled rows of its group."""
+    agreement_pct: float | None = None
+    """Share of test videos that it puts in the teacher's class."""
+    ece_pct: float | None = None
+    nll: float | None = None
+    train_minutes: float | None = None
+    """Of one run."""
+    read_minutes: float = 0.0
+    """Of the networks that it reads, trained once for all seeds."""
+    epochs: int | None = None
+    gmacs_per_video: float | None = None
+    params_m: float | None = None
+    probe: dict[str, float] | None = None
+    over: dict[str, Any] = field(default_factory=dict)
+    """What was chosen for it."""
+
+    @property
+    def mean_pct(self) -> float | None:
+        """Over seeds."""
+        return statistics.fmean(self.seeds_pct.values()) if self.seeds_pct else None
+
+    @property
+    def verdict(self) -> str | None:
+        """By the corrected p where there is one."""
+        if self.test is None:
+            return None
+        p = self.test.p_value if self.adjusted_p is None else self.adjusted_p
+        return self.test.verdict_at(p)
+
+
+@dataclass(frozen=True)
+class GroupReport:
+    """The rows of one table."""
+
+    name: str
+    title: str
+    best_control: dict[str, str]
+    """Fold (or `all`) -> the control with the highest validation."""
+    rows: tuple[RowReport, ...]
+    beside: tuple[RowReport, ...]
+    """Of other groups, for comparison with the eye."""
+
+
+@dataclass(frozen=True)
+class StudyReport:
+    """All that is said of a study."""
+
+    name: str
+    title: str
+    num_videos: int
+    num_people: int | None
+    teacher: RowReport | None
+    groups: tuple[GroupReport, ...]
+    stale: tuple[str, ...]
+    """Runs whose settings are no longer the ladder's; they are in no table."""
+
+
+def report_study(plan: Plan, results: Results, study: str) -> StudyReport:
+    """Everything that the finished runs of a study say."""
+    return _Reporter(plan, results, study).report()
+
+
+class _Reporter:
+    def __init__(self, plan: Plan, results: Results, study: str) -> None:
+        self.plan = plan
+        self.results = results
+        self.name = study
+        self.study = plan.study(study)
+        self.folds: tuple[str | None, ...] = self.study.folds or (None,)
+        self._correct = {row: self._correct_of(row) for row in self.study.rows}
+
+    def report(self) -> StudyReport:
+        rows = {name: self._row(name) for name in self.study.rows}
+        best = {name: self._best_controls(name) for name in self.study.groups}
+        for name, row in rows.items():
+            if row.group:
+                rows[name] = self._compared(row, best[self._controls_of(row.group)])
+        rows = _corrected(rows)
+        groups = tuple(
+            GroupReport(
+                name=name,
+                title=group.title,
+                best_control={str(fold or "all"): row for fold, row in best[name].items()},
+                rows=tuple(row for row in rows.values() if row.group == name),
+                beside=tuple(rows[other] for other in group.beside),
+            )
+            for name, group in self.study.groups.items()
+        )
+        people = self._groups()
+        return StudyReport(
+            name=self.name,
+            title=self.study.title,
+            num_videos=len(self._labels()),
+            num_people=len(set(people)) if people is not None else None,
+            teacher=rows[self.study.teacher] if rows[self.study.teacher].seeds_pct else None,
+            groups=groups,
+            stale=self._stale(),
+        )
+
+    # What the runs say.
+
+    def _record(self, row: str, seed: int, fold: str | None) -> Record | None:
+        is_over_folds = fold is not None and self.study.rows[row].folds
+        key = Key(self.name, "run", row, seed, fold if is_over_folds else None)
+        return finished(self.plan, self.results, key)
+
+    def _records(self, row: str) -> list[Record]:
+        found = [finished(self.plan, self.results, k) for k in self._run_keys(row)]
+        return [record for record in found if record is not None]
+
+    def _run_keys(self, row: str) -> list[Key]:
+        return self.plan.run_keys(self.name, row)
+
+    def _test_split(self, fold: str | None) -> str:
+        return "test" if fold is None else f"test{fold}"
+
+    def _labels(self) -> np.ndarray:
+        """int64 [M], folds one after the other; nothing where no run is finished."""
+        found = [self.results.videos.get((self.name, f, self._test_split(f))) for f in self.folds]
+        parts = [one.true_classes for one in found if one is not None]
+        return np.concatenate(parts) if len(parts) == len(found) else np.zeros(0, dtype=np.int64)
+
+    def _groups(self) -> tuple[str, ...] | None:
+        """[M] people, or None where videos are independent."""
+        if not self.study.folds:
+            return None
+        found = [self.results.videos.get((self.name, f, self._test_split(f))) for f in self.folds]
+        return tuple(group for one in found if one is not None for group in one.groups)
+
+    def _predicted(self, row: str) -> dict[int, np.ndarray]:
+        """Seed -> int64 [M], of the seeds whose folds are all finished."""
+        found: dict[int, np.ndarray] = {}
+        if not self.study.rows[row].folds and self.study.folds:
+            return found
+        for seed in self.study.seeds_of(row):
+            records = [self._record(row, seed, fold) for fold in self.folds]
+            scores = [
+                None if record is None else record.scores.get(self._test_split(fold))
+                for fold, record in zip(self.folds, records, strict=True)
+            ]
+            whole = [score.classes for score in scores if score is not None]
+            if len(whole) == len(scores):
+                found[seed] = np.concatenate(whole)
+        return found
+
+    def _correct_of(self, row: str) -> dict[int, np.ndarray]:
+        labels = self._labels()
+        return {seed: classes == labels for seed, classes in self._predicted(row).items()}
+
+    def _row(self, name: str) -> RowReport:
+        row = self.study.rows[name]
+        records = self._records(name)
+        seeds = self._correct[name]
+        tests = [
+            score
+            for record in records
+            if record.key.seed in seeds
+            for split, score in record.scores.items()
+            if split == self._test_split(record.key.fold)
+        ]
+        weights = [score.num_videos for score in tests]
+        known = [record for record in records if record.failed is None]
+        return RowReport(
+            name=name,
+            label=row.label,
+            kind=row.kind,
+            group=row.group or "",
+            seeds_pct={
+                seed: 100 * int(correct.sum()) / len(correct) for seed, correct in seeds.items()
+            },
+            num_wanted=len(self.study.seeds_of(name)),
+            failed=tuple(f"{r.key}: {r.failed}" for r in records if r.failed is not None),
+            val_pct=self._validation_pct(name),
+            agreement_pct=self._agreement_pct(name),
+            ece_pct=_mean([score.ece_pct for score in tests], weights),
+            nll=_mean([score.nll for score in tests], weights),
+            train_minutes=_mean([record.train_seconds / 60 for record in known]),
+            read_minutes=self._read_minutes(name),
+            epochs=known[0].epochs if known else None,
+            gmacs_per_video=known[0].gmacs_per_video if known else None,
+            params_m=known[0].params_m if known else None,
+            probe=_mean_probe([record.probe for record in known if record.probe]),
+            over=self._chosen(name),
+        )
+
+    def _agreement_pct(self, name: str) -> float | None:
+        """Mean over seeds, with the teacher's run of the same seed or its only one."""
+        teacher, mine = self._predicted(self.study.teacher), self._predicted(name)
+        if not teacher or not mine or name == self.study.teacher:
+            return None
+        first = next(iter(teacher.values()))
+        same = [
+            float((classes == teacher.get(seed, first)).mean()) for seed, classes in mine.items()
+        ]
+        return 100 * statistics.fmean(same)
+
+    def _read_minutes(self, name: str) -> float:
+        """One run of each network that a row reads, and of those that they read."""
+        means = [
+            _mean([record.train_seconds / 60 for record in self._records(other)])
+            for other in self.plan.read_by(self.name, name)
+        ]
+        return sum(mean for mean in means if mean is not None)
+
+    def _chosen(self, name: str) -> dict[str, Any]:
+        """Setting -> value; where folds chose differently, `fold: setting`."""
+        choices = {f: self.plan.choices.find(self.name, name, f) for f in self.folds}
+        known = {fold: choice.over for fold, choice in choices.items() if choice is not None}
+        values = list(known.values())
+        if all(over == values[0] for over in values):
+            return dict(values[0]) if values else {}
+        return {
+            f"{fold}: {path}": value for fold, over in known.items() for path, value in over.items()
+        }
+
+    # Who is the best control.
+
+    def _controls_of(self, group: str) -> str:
+        return self.study.groups[group].controls_of or group
+
+    def _best_controls(self, group: str) -> dict[str | None, str]:
+        """Fold -> the control whose validation is best; empty until all controls are validated."""
+        names = [
+            name
+            for name, row in self.study.rows.items()
+            if row.kind == "control" and row.group == self._controls_of(group)
+        ]
+        best: dict[str | None, str] = {}
+        for fold in self.folds:
+            scored = {name: self._validated(name, fold) for name in names}
+            known = {name: score for name, score in scored.items() if score is not None}
+            if not known or len(known) < len(names):
+                return {}
+            best[fold] = max(known, key=lambda name: known[name])
+        return best
+
+    def _validated(self, name: str, fold: str | None) -> Scored | None:
+        """A control's validation: of the reported runs, which are more, or over folds of tuning."""
+        if fold is None:
+            keys = self._run_keys(name)
+            records = [finished(self.plan, self.results, key) for key in keys]
+            scores = [r.scores.get("val") for r in records if r is not None]
+            known = [score for score in scores if score is not None]
+            if len(known) < len(keys):
+                return None
+            top1 = statistics.fmean(score.top1_pct for score in known)
+            return Scored(top1, -statistics.fmean(score.nll for score in known))
+        try:
+            trial = None
+            if self.study.trials(name):
+                choice = self.plan.choices.find(self.name, name, fold)
+                if choice is None:
+                    return None
+                trial = choice.trial
+            return validated(self.plan, self.results, self.name, name, fold, trial)
+        except NotChosen:
+            return None
+
+    def _validation_pct(self, name: str) -> float | None:
+        if self.study.rows[name].is_prerequisite:
+            return None
+        scores = [self._validated(name, fold) for fold in self.folds]
+        known = [score.top1_pct for score in scores if score is not None]
+        return statistics.fmean(known) if len(known) == len(scores) else None
+
+    # The comparison.
+
+    def _compared(self, row: RowReport, best: dict[str | None, str]) -> RowReport:
+        wanted = self.study.rows[row.name].versus
+        if wanted is not None:
+            theirs, versus = self._correct[wanted], self.study.rows[wanted].label
+        elif best:
+            if set(best.values()) == {row.name}:
+                return row
+            theirs, versus = self._correct_by_fold(best), BEST_CONTROL
+        else:
+            return row
+        mine = self._correct[row.name]
+        seeds = sorted(mine.keys() & theirs.keys())
+        if not seeds:
+            return row
+        test = seed_test(
+            np.stack([mine[seed] for seed in seeds]),
+            np.stack([theirs[seed] for seed in seeds]),
+            groups=self._groups(),
+        )
+        return replace(row, versus=versus, test=test)
+
+    def _correct_by_fold(self, best: dict[str | None, str]) -> dict[int, np.ndarray]:
+        """Each fold's best control on that fold's test people."""
+        parts = [self._part(row, fold) for fold, row in best.items()]
+        seeds = set.intersection(*(set(part) for part in parts))
+        return {seed: np.concatenate([part[seed] for part in parts]) for seed in seeds}
+
+    def _part(self, row: str, fold: str | None) -> dict[int, np.ndarray]:
+        """Seed -> the videos of one fold."""
+        sizes = [self._fold_size(one) for one in self.folds]
+        position = self.folds.index(fold)
+        start = sum(sizes[:position])
+        stop = start + sizes[position]
+        return {seed: correct[start:stop] for seed, correct in self._correct[row].items()}
+
+    def _fold_size(self, fold: str | None) -> int:
+        return len(self.results.videos[self.name, fold, self._test_split(fold)].true_classes)
+
+    def _stale(self) -> tuple[str, ...]:
+        """Lines that the ladder no longer stands behind."""
+        found = []
+        for key, record in self.results.records.items():
+            if key.study != self.name:
+                continue
+            if key.row not in self.study.rows:
+                found.append(f"{key}: no such row any more")
+                continue
+            try:
+                is_same = record.digest == self.plan.job(key).digest
+            except NotChosen:
+                is_same = False
+            except (KeyError, IndexError):  # a trial or fold that is gone
+                is_same = False
+            if not is_same:
+                found.append(f"{key}: made by other settings")
+        return tuple(found)
+
+
+def _corrected(rows: dict[str, RowReport]) -> dict[str, RowReport]:
+    """Holm's correction over all that a table asks: each placebo and each distilled row of it."""
+    found = dict(rows)
+    for group in {row.group for row in rows.values()}:
+        tests = {
+            name: row.test
+            for name, row in rows.items()
+            if row.group == group and row.test is not None and row.kind in _JUDGED
+        }
+        corrected = holm([test.p_value for test in tests.values()])
+        for name, p in zip(tests, corrected, strict=True):
+            found[name] = replace(rows[name], adjusted_p=p)
+    return found
+
+
+def _mean(values: list[float], weights: list[int] | None = None) -> float | None:
+    if not values:
+        return None
+    return float(np.average(values, weights=weights))
+
+
+def _mean_probe(probes: list[dict[str, float] | None]) -> dict[str, float] | None:
+    known = [probe for probe in probes if probe is not None]
+    if not known:
+        return None
+    return {name: statistics.fmean(probe[name] for probe in known) for name in known[0]}

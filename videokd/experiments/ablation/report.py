@@ -1,0 +1,244 @@
+"""Tables, JSON and pictures of the ablation, made of its results alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from videokd.errors import UserError
+from videokd.experiments.ablation.evidence import (
+    BEST_CONTROL,
+    GroupReport,
+    RowReport,
+    StudyReport,
+    report_study,
+)
+from videokd.experiments.ablation.picture import draw_gains
+from videokd.experiments.ablation.plan import Plan
+from videokd.experiments.ablation.records import Results
+from videokd.files import read_text, write_text
+
+BEGIN = "<!-- tables of `videokd reproduce ablation --stage report`; written by it -->"
+END = "<!-- end of these tables -->"
+
+REPORT_FILE = "report.json"
+
+_GAINS = (
+    "row", "top-1 %", "every seed", "validation %", "points over", "95 % interval", "p (Holm)",
+    "verdict", "detectable",
+)  # fmt: skip
+_COSTS = (
+    "row", "minutes", "with all that it reads", "epochs", "same class as the teacher %", "ECE",
+    "NLL", "shuffled", "reversed", "frozen", "chosen",
+)  # fmt: skip
+
+_OBVIOUS = ("objective.terms.", "train.optim.", "train.", "data.augment.mix.")
+"""Beginnings of settings that a table can do without."""
+
+_LEGEND = """\
+`points over`: top-1 minus that of the group's best control, which validation chose (or of the row \
+that is named). Intervals: 95 %, paired bootstrap over {unit}seeds and videos. `p (Holm)`: \
+two-sided, corrected for all placebos and distilled rows of its table; controls are not \
+corrected for. `detectable`: the smallest difference that such a comparison finds in four of \
+five cases. (P): a placebo. Minutes are of one run; shuffled, reversed and frozen are the top-1 \
+lost when the frames are."""
+
+
+def write_report(plan: Plan, results: Results, *, quick: bool) -> dict[str, Any]:
+    """Write the tables into the page, `report.json` beside the results, and a picture a study.
+
+    Raises:
+        UserError: a page without the two marks between which the tables go.
+    """
+    places = plan.places
+    reports = [report_study(plan, results, name) for name in plan.ladder.studies]
+    tables = "\n".join(study_text(report, places.report) for report in reports)
+    pictures = places.report.parent / "images"
+    for report in reports:
+        draw_gains(report, pictures / f"ablation_{report.name}.png")
+    if quick:
+        tables = "These are of the quick form: no number here means anything.\n\n" + tables
+    if quick and not places.report.is_file():
+        write_text(places.report, f"{BEGIN}\n{END}\n")
+    _put_between(places.report, tables)
+    document = {report.name: study_document(report) for report in reports}
+    write_text(places.results / REPORT_FILE, json.dumps(document, indent=1) + "\n")
+    return document
+
+
+def study_text(report: StudyReport, page: Path) -> str:
+    """A study as Markdown."""
+    unit = f"{report.num_people} people, then " if report.num_people else ""
+    tested = f"{report.num_videos} test videos"
+    if report.num_people:
+        tested += f" of {report.num_people} people"
+    lines = [f"## {report.title}", "", f"{tested}. {_teacher_text(report)}", ""]
+    lines += [_LEGEND.format(unit=unit), ""]
+    lines += [f"![gains](images/ablation_{report.name}.png)", ""] if page else []
+    for group in report.groups:
+        lines += [*_group_lines(group), ""] if group.rows else []
+    if report.stale:
+        lines += [
+            "Left out, for the ladder has changed since: " + "; ".join(report.stale) + ".",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def study_document(report: StudyReport) -> dict[str, Any]:
+    """A study as plain data."""
+
+    def row(one: RowReport) -> dict[str, Any]:
+        plain = asdict(one)
+        plain["seeds_pct"] = {str(seed): value for seed, value in one.seeds_pct.items()}
+        plain["failed"] = list(one.failed)
+        plain["test"] = None if one.test is None else one.test.to_dict()
+        return plain | {"mean_pct": one.mean_pct, "verdict": one.verdict}
+
+    return {
+        "title": report.title,
+        "num_videos": report.num_videos,
+        "num_people": report.num_people,
+        "teacher": None if report.teacher is None else row(report.teacher),
+        "groups": [
+            {
+                "name": group.name,
+                "title": group.title,
+                "best_control": group.best_control,
+                "rows": [row(one) for one in group.rows],
+            }
+            for group in report.groups
+        ],
+        "stale": list(report.stale),
+    }
+
+
+def _teacher_text(report: StudyReport) -> str:
+    teacher = report.teacher
+    if teacher is None:
+        return "The teacher is not trained yet."
+    students = [
+        row.gmacs_per_video
+        for group in report.groups
+        for row in group.rows
+        if row.gmacs_per_video is not None
+    ]
+    text = f"Teacher: {teacher.label}, {teacher.mean_pct:.2f} %"
+    if teacher.gmacs_per_video is not None and students:
+        ratio = teacher.gmacs_per_video / max(students)
+        text += (
+            f", {teacher.gmacs_per_video:.4f} GMACs a video; student: {max(students):.4f}, "
+            f"{ratio:.1f} times less"
+        )
+    return text + "."
+
+
+def _group_lines(group: GroupReport) -> list[str]:
+    best = sorted(set(group.best_control.values()))
+    labels = {row.name: row.label for row in (*group.rows, *group.beside)}
+    named = ", ".join(labels.get(name, name) for name in best)
+    if not best:
+        chosen = "The best control is not known yet: some controls have no validation."
+    elif len(best) > 1:
+        by_fold = ", ".join(
+            f"{labels.get(name, name)} (fold {fold})" for fold, name in group.best_control.items()
+        )
+        chosen = f"Best control on validation, for each fold by itself: {by_fold}."
+    else:
+        chosen = f"Best control on validation: {named}."
+    shown = [*group.rows, *group.beside]
+    gains = [_gain_cells(row, is_beside=row in group.beside) for row in shown]
+    costs = [_cost_cells(row) for row in shown if row.seeds_pct]
+    failed = [text for row in group.rows for text in row.failed]
+    return [
+        f"### {group.title}",
+        "",
+        chosen,
+        "",
+        *_table(_GAINS, gains),
+        "",
+        *_table(_COSTS, costs),
+        *(["", "No number: " + "; ".join(failed) + "."] if failed else []),
+    ]
+
+
+def _gain_cells(row: RowReport, *, is_beside: bool) -> tuple[str, ...]:
+    seeds = " ".join(f"{value:.2f}" for value in row.seeds_pct.values()) or "-"
+    if len(row.seeds_pct) < row.num_wanted:
+        seeds += f" ({len(row.seeds_pct)} of {row.num_wanted} seeds)"
+    own = (_name(row), _number(row.mean_pct), seeds, _number(row.val_pct))
+    test = row.test
+    if is_beside:
+        return (*own, "beside", "-", "-", "-", "-")
+    if test is None:
+        return (*own, "-", "-", "-", "-", "-")
+    low, high = test.interval_pct
+    over = f"{test.difference_pct:+z.2f}"
+    over += "" if row.versus == BEST_CONTROL else f" over {row.versus}"
+    p = "-" if row.adjusted_p is None else f"{row.adjusted_p:.4f}"
+    is_judged = row.adjusted_p is not None
+    return (
+        *own,
+        over,
+        f"[{low:z.2f}, {high:z.2f}]",
+        p,
+        str(row.verdict) if is_judged else "-",
+        _number(test.detectable_pct),
+    )
+
+
+def _cost_cells(row: RowReport) -> tuple[str, ...]:
+    total = None if row.train_minutes is None else row.train_minutes + row.read_minutes
+    lost: tuple[str, ...] = ("-", "-", "-")
+    if row.probe is not None:
+        normal = row.probe["normal"]
+        names = ("shuffled", "reversed", "frozen")
+        lost = tuple(f"{normal - row.probe[name]:z.1f}" for name in names)
+    chosen = ", ".join(f"{_short(path)} {value}" for path, value in row.over.items())
+    return (
+        _name(row),
+        _number(row.train_minutes),
+        _number(total),
+        "-" if row.epochs is None else str(row.epochs),
+        _number(row.agreement_pct),
+        _number(row.ece_pct),
+        _number(row.nll, digits=3),
+        *lost,
+        chosen or "-",
+    )
+
+
+def _name(row: RowReport) -> str:
+    return f"{row.label} (P)" if row.kind == "placebo" else row.label
+
+
+def _short(path: str) -> str:
+    """`objective.terms.soft.temperature` -> `soft.temperature`, whichever fold it is for."""
+    fold, colon, bare = path.rpartition(": ")
+    for start in _OBVIOUS:
+        bare = bare.removeprefix(start)
+    return f"{fold}{colon}{bare}"
+
+
+def _number(value: float | None, *, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines: list[Sequence[str]] = [columns, ["---", *["---:"] * (len(columns) - 1)]]
+    lines += [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _put_between(page: Path, tables: str) -> None:
+    text = read_text(page) if page.is_file() else ""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise UserError(
+            f"{page}: lacks the two lines between which tables go; add {BEGIN!r} and {END!r}"
+        )
+    write_text(page, f"{before}{BEGIN}\n\n{tables.rstrip()}\n\n{END}{after}")

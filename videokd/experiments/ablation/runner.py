@@ -1,0 +1,300 @@
+"""Runs, one after another or side by side, until all are done or the time is over.
+
+What is finished is never done again, what was interrupted goes on, and no run is started that, by
+what earlier ones took, would not end in time.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Protocol
+
+from videokd.checkpoint import BEST
+from videokd.engine.interruption import Interrupted
+from videokd.errors import UserError
+from videokd.experiments.ablation.plan import Job, Plan
+from videokd.experiments.ablation.records import Key, Record, Results
+from videokd.experiments.ablation.tuning import finished
+from videokd.experiments.ablation.work import prepare_job, read_outcome, run_job
+
+if TYPE_CHECKING:
+    from videokd.recipe import Device
+
+_LOG = "job.log"
+_POLL_SECONDS = 0.2
+
+
+class Process(Protocol):
+    """A run that was started."""
+
+    def outcome(self) -> str | None:
+        """None while it runs, "" when it ended well, otherwise what it said last."""
+
+    def stop(self) -> None:
+        """End it soon; it saves what it has."""
+
+
+Launch = Callable[[Job], Process]
+
+
+@dataclass
+class Outcome:
+    """What a stage came to."""
+
+    num_done: int = 0
+    """Runs finished in this call."""
+    num_left: int = 0
+    """Runs that did not fit any more, or whose settings are not chosen yet."""
+    failed: dict[Key, str] = field(default_factory=dict)
+    """What kept a run from being done, and all that read it."""
+    out_of_time: bool = False
+
+
+class Clock:
+    """How much of the time that was given is left."""
+
+    def __init__(self, minutes: float | None) -> None:
+        self._end = None if minutes is None else time.monotonic() + 60 * minutes
+
+    def fits(self, seconds: float | None) -> bool:
+        """Whether so much is left; a duration that nobody knows fits while any time is left."""
+        return self._end is None or time.monotonic() + (seconds or 0.0) < self._end
+
+
+def missing(plan: Plan, results: Results, keys: Sequence[Key]) -> list[Key]:
+    """What is to be done for these runs, in an order in which each finds what it reads.
+
+    A run that is read must also have its folder here: results travel with the project, folders do
+    not.
+    """
+    wanted: list[Key] = []
+    open_keys = [key for key in keys if finished(plan, results, key) is None]
+    for key in plan.with_needs(open_keys):
+        record = finished(plan, results, key)
+        is_read = key not in open_keys
+        if record is None or (is_read and not _has_folder(plan.job(key))):
+            wanted.append(key)
+    return wanted
+
+
+def expected_seconds(plan: Plan, results: Results, key: Key) -> float | None:
+    """By the epochs of earlier runs: of the same row, else the longest of its study and kind."""
+    study = plan.study(key.study)
+    same: list[float] = []
+    alike: list[float] = []
+    for other, record in results.records.items():
+        if other.study != key.study or not record.epochs or other.row not in study.rows:
+            continue
+        rate = record.wall_seconds / record.epochs
+        if other.row == key.row:
+            same.append(rate)
+        elif study.rows[other.row].is_prerequisite == study.rows[key.row].is_prerequisite:
+            alike.append(rate)
+    epochs = plan.job(key).epochs
+    if same:
+        return epochs * sorted(same)[len(same) // 2]
+    return epochs * max(alike) if alike else None
+
+
+@dataclass
+class Runner:
+    """Does runs; `launch` says how one is started."""
+
+    results: Results
+    launch: Launch
+    jobs: int = 1
+    clock: Clock = field(default_factory=lambda: Clock(None))
+    say: Callable[[str], None] = print
+
+    def do(self, plan: Plan, keys: Sequence[Key]) -> Outcome:
+        """Do what is missing of these runs and of those that they read."""
+        todo = missing(plan, self.results, keys)
+        total = len(todo)
+        outcome = Outcome()
+        running: dict[Key, Process] = {}
+        self._adopt(plan, todo, outcome)
+        with _children_stopped(running):
+            while todo or running:
+                self._start_ready(plan, todo, running, outcome)
+                if not running:
+                    break
+                for key in self._ended(running, outcome):
+                    found = read_outcome(plan.job(key))
+                    if found is None:
+                        outcome.failed[key] = "ended without a result"
+                        continue
+                    self.results.add(*found)
+                    outcome.num_done += 1
+                    self.say(f"[{outcome.num_done}/{total}] {key}: {_in_short(found[0])}")
+        outcome.num_left = len(todo)
+        return outcome
+
+    def _adopt(self, plan: Plan, todo: list[Key], outcome: Outcome) -> None:
+        """Runs that ended when nobody was there to write them down."""
+        for key in list(todo):
+            found = read_outcome(plan.job(key))
+            if found is not None and _has_folder(plan.job(key)):
+                self.results.add(*found)
+                outcome.num_done += 1
+                todo.remove(key)
+
+    def _start_ready(
+        self, plan: Plan, todo: list[Key], running: dict[Key, Process], outcome: Outcome
+    ) -> None:
+        for key in list(todo):
+            if len(running) >= self.jobs:
+                return
+            job = plan.job(key)
+            broken = next((one for one in job.needs if one in outcome.failed), None)
+            if broken is not None:
+                outcome.failed[key] = f"reads {broken}, which failed"
+                todo.remove(key)
+                continue
+            # Both stages train what others read into one folder.
+            busy = {plan.job(one).run_dir for one in running}
+            waits = any(one in todo or one in running for one in job.needs)
+            if waits or job.run_dir in busy:
+                continue
+            if not self.clock.fits(expected_seconds(plan, self.results, key)):
+                outcome.out_of_time = True
+                continue
+            todo.remove(key)
+            try:
+                running[key] = self.launch(job)
+            except Interrupted:
+                raise
+            except UserError as error:
+                outcome.failed[key] = str(error)
+                self.say(f"{key}: failed: {error}")
+
+    def _ended(self, running: dict[Key, Process], outcome: Outcome) -> list[Key]:
+        """The runs that ended well, as soon as any ended."""
+        while True:
+            ended = {
+                key: text for key, one in running.items() if (text := one.outcome()) is not None
+            }
+            if ended:
+                break
+            time.sleep(_POLL_SECONDS)
+        for key, text in ended.items():
+            del running[key]
+            if text:
+                outcome.failed[key] = text
+                self.say(f"{key}: failed: {text}")
+        return [key for key, text in ended.items() if not text]
+
+
+def _in_short(record: Record) -> str:
+    if record.failed is not None:
+        return f"no result: {record.failed}"
+    scores = ", ".join(f"{split} {one.top1_pct:.2f} %" for split, one in record.scores.items())
+    return f"{scores} in {record.wall_seconds:.0f} s"
+
+
+def _has_folder(job: Job) -> bool:
+    return (job.run_dir / BEST).is_file()
+
+
+class _Here:
+    """A run that is done at once, in this process."""
+
+    def __init__(self, job: Job, device: Device) -> None:
+        run_job(job, device=device, quiet=True)
+
+    def outcome(self) -> str | None:
+        return ""
+
+    def stop(self) -> None:
+        pass
+
+
+def in_this_process(device: Device) -> Launch:
+    """Runs are done one after another where they are asked for."""
+    return lambda job: _Here(job, device)
+
+
+class _Child:
+    """A run in a process of its own, single-threaded; what it says goes to `job.log`."""
+
+    def __init__(self, job: Job, device: Device, jobs: int) -> None:
+        file = prepare_job(job)
+        self._log = job.run_dir / _LOG
+        words = [sys.executable, "-m", "videokd.experiments.ablation", str(file), device, str(jobs)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,  # Ctrl-C is passed on once, by us
+            )
+
+    def outcome(self) -> str | None:
+        status = self._process.poll()
+        if status is None:
+            return None
+        if status == 0:
+            return ""
+        lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        said = lines[-1].removeprefix("videokd: ") if lines else "it said nothing"
+        return f"exit status {status}: {said} (see {self._log})"
+
+    def stop(self) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            self._process.wait()
+
+
+def in_processes(device: Device, jobs: int) -> Launch:
+    """Each run is a process; `jobs` run side by side."""
+    return lambda job: _Child(job, device, jobs)
+
+
+@contextmanager
+def _children_stopped(running: dict[Key, Process]) -> Iterator[None]:
+    """However this ends, Ctrl-C and SIGTERM too, no run is left behind; each saves what it has."""
+    is_main = threading.current_thread() is threading.main_thread()
+    earlier = signal.signal(signal.SIGTERM, _interrupt) if is_main else None
+    try:
+        yield
+    finally:
+        for one in running.values():
+            one.stop()
+        if is_main:
+            signal.signal(signal.SIGTERM, earlier)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Hold the results' folder, so that two commands do not write over each other's lines.
+
+    Raises:
+        UserError: another one holds it.
+    """
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise UserError(
+                f"{folder}: another `videokd reproduce ablation` writes here; wait for it"
+            ) from None
+        yield
