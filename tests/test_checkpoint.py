@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import sys
 import types
@@ -80,6 +81,45 @@ def test_a_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(UserError, match="not a readable checkpoint"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"root:x:0:0:root:/root:/bin/bash\n", id="text"),
+        pytest.param(b"\x80\x02)u.", id="stack underflow"),
+        pytest.param(b"\x80\x02h\x28.", id="memo that is not there"),
+        pytest.param(b"\x80\x02}q\x00X\xff\xff\xff\xff.", id="length beyond the end"),
+        pytest.param(b"\x00" * 20, id="zeros"),
+    ],
+)
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+def test_whatever_a_file_holds_it_is_one_plain_line(
+    tmp_path: Path, content: bytes, name: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    for read in (load_checkpoint, load_weights_file):
+        with pytest.raises(UserError, match=r"not (a readable checkpoint|readable as)") as caught:
+            read(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+def test_flipped_bits_are_a_checkpoint_or_one_plain_line(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    save_checkpoint(path, {"model": {"w": torch.zeros(10)}, "state": {"step": 3}})
+    whole = path.read_bytes()
+    for position in range(0, len(whole), 7):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 0x5A]) + whole[position + 1 :])
+        with contextlib.suppress(UserError):
+            load_checkpoint(path)
+
+
+def test_a_missing_entry_is_one_plain_line(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "best.pt", {"model": {}})
+    content = load_checkpoint(tmp_path / "best.pt")
+    assert content.get("recipe") is None
+    with pytest.raises(UserError, match=r"best\.pt: a checkpoint without 'recipe'; remove it"):
+        content["recipe"]
 
 
 def mmengine_log(values: list[float]) -> object:

@@ -171,6 +171,8 @@ def test_what_cannot_be_is_left_out_of_a_product_and_told(
         (("tiny_net", "--path", "no.mp4"), 1, "--path no.mp4: no such file"),
         (("tsm_mobilnetv2",), 1, "no network is named 'tsm_mobilnetv2'; did you mean "),
         (("tiny_net@big",), 1, "'big' is not a crop in px; write for example tiny_net@224"),
+        (("tiny_net@1000000",), 1, "of memory are free; give fewer clips or a smaller crop"),
+        (("tiny_net", "--threads", "100000"), 1, "threads 100000: at most 1024"),
         (("runs/nothing",), 1, "runs/nothing: no such run folder or checkpoint"),
     ],
 )
@@ -192,6 +194,18 @@ def test_a_name_may_ask_for_another_crop(capsys: pytest.CaptureFixture[str]) -> 
     ratio = larger["gmacs_per_view"] / own["gmacs_per_view"]
     assert ratio == pytest.approx((64 / own["crop_px"]) ** 2, rel=0.02)
     assert larger["command"].startswith("videokd bench tiny_net@64 ")
+
+
+def test_a_crop_that_the_network_does_not_take_is_told_with_its_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, out, err = bench(capsys, "mvit_v2_s@256")
+    assert (code, out) == (1, "")
+    assert err.startswith(
+        "videokd: mvit_v2_s@256: the network does not take clips of 16x256x256 (frames x px x px)"
+    )
+    assert "run folder" not in err
+    assert err.count("\n") == 1
 
 
 def test_the_networks_that_are_compared_have_names() -> None:

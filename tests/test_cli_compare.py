@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,14 @@ from videokd.cli import main
 from videokd.data.index import Index
 from videokd.engine.evaluate import EvalConfig
 from videokd.files import file_digest, write_text
-from videokd.metrics import Predictions, paired_test, read_predictions
+from videokd.metrics import (
+    Predictions,
+    agreement,
+    calibration,
+    paired_test,
+    read_predictions,
+    write_probabilities,
+)
 from videokd.runs import evaluate
 
 
@@ -59,14 +67,17 @@ def make_run(tiny_control: Path, tmp_path: Path) -> Callable[..., Path]:
         **document: Any,
     ) -> Path:
         run = Path(shutil.copytree(tiny_control, tmp_path / name))
-        old = read_predictions(run / "predictions.csv")
+        numbers = run / "probabilities.safetensors"
+        old = read_predictions(run / "predictions.csv", probabilities=numbers)
         right = old.correct_top1 if correct is None else np.array(correct, dtype=bool)
         predictions = Predictions(
             paths=tuple(paths or old.paths), labels=old.labels, predicted=old.predicted,
             correct_top1=right, correct_top5=right | old.correct_top5,
-            groups=tuple(groups or old.groups),
+            groups=tuple(groups or old.groups), probabilities=old.probabilities,
+            classes=old.classes,
         )  # fmt: skip
         write_text(run / "predictions.csv", predictions.to_csv())
+        write_probabilities(predictions, numbers)
         saved = json.loads((run / "eval.json").read_text())
         saved |= {"predictions_digest": predictions.digest} | document
         (run / "eval.json").write_text(json.dumps(saved))
@@ -101,6 +112,15 @@ def test_an_evaluation_keeps_what_it_said_of_each_video(
         right = sum(int(row[count]) for row in rows)
         assert document[key] == pytest.approx(100 * right / len(rows))
     assert document["predictions_digest"] == file_digest(tiny_control / "predictions.csv")
+    kept = read_predictions(
+        tiny_control / "predictions.csv", probabilities=tiny_control / "probabilities.safetensors"
+    )
+    assert kept.classes == tuple(names)
+    first = [names[index] for index in kept.probabilities.argmax(axis=1)]
+    assert first == [row["predicted"] for row in rows]
+    found = calibration(kept.probabilities, np.array([names.index(row["label"]) for row in rows]))
+    assert document["calibration_error_pct"] == found.calibration_error_pct
+    assert document["negative_log_likelihood"] == found.negative_log_likelihood
     assert (document["split"], document["views"]) == (
         "test", {"protocol": None, "num_clips": 1, "num_crops": 1},
     )  # fmt: skip
@@ -131,7 +151,7 @@ def test_predictions_of_another_evaluation_do_not_touch_the_first(
 def test_two_processes_evaluate_like_one(tiny_control: Path, tmp_path: Path) -> None:
     """Seven and five of twelve videos, or all: every video once, and the same files."""
     run = Path(shutil.copytree(tiny_control, tmp_path / "run"))
-    files = [run / "predictions.csv", run / "eval.json"]
+    files = [run / "predictions.csv", run / "probabilities.safetensors", run / "eval.json"]
     evaluate(run, device="cpu", quiet=True)
     alone = [path.read_bytes() for path in files]
     for path in files:
@@ -193,6 +213,39 @@ def test_the_comparison_of_two_runs(make_run, capsys) -> None:
         assert words in out
 
 
+def test_agreement_with_the_other_run_is_told(make_run, tiny_control, capsys) -> None:
+    a, b = make_run("student", role="student"), make_run("teacher", role="teacher")
+    again = read_predictions(b / "predictions.csv", probabilities=b / "probabilities.safetensors")
+    other = replace(
+        again, predicted=("nothing", *again.predicted[1:]), probabilities=again.probabilities[::-1]
+    )
+    write_text(b / "predictions.csv", other.to_csv())
+    write_probabilities(other, b / "probabilities.safetensors")
+    document = json.loads((b / "eval.json").read_text())
+    write_text(b / "eval.json", json.dumps(document | {"predictions_digest": other.digest}))
+
+    status, out, _ = call(capsys, "compare", a, b, "--json")
+
+    assert status == 0
+    found = json.loads(out)["agreement"]
+    mine = read_predictions(a / "predictions.csv", probabilities=a / "probabilities.safetensors")
+    assert found == agreement(mine, other).to_dict()
+    assert found["top1_pct"] == pytest.approx(100 * 11 / 12)
+    assert found["mean_kl"] > 0
+    text = call(capsys, "compare", a, b)[1]
+    assert f"a as b: {agreement(mine, other).text()}" in text
+    (b / "probabilities.safetensors").unlink()
+    assert json.loads(call(capsys, "compare", a, b, "--json")[1])["agreement"]["mean_kl"] is None
+    assert "mean KL" not in call(capsys, "compare", a, b)[1]
+
+
+def test_probabilities_of_another_evaluation_are_refused(make_run, capsys) -> None:
+    a, b = make_run("a", RIGHT), make_run("b", HALF)
+    shutil.copy(a / "probabilities.safetensors", b / "probabilities.safetensors")
+    line = refuse(capsys, "compare", a, b)
+    assert "probabilities.safetensors: is not of the predictions.csv beside it" in line
+
+
 def test_people_are_the_unit_where_the_index_has_them(make_run, capsys) -> None:
     people = [f"person {n % 6}" for n in range(12)]
     a, b = make_run("a", RIGHT, groups=people), make_run("b", HALF, groups=people)
@@ -229,6 +282,8 @@ def test_several_seeds_a_side(make_run, capsys) -> None:
     assert document["difference_pct"] == pytest.approx(100 * (29 / 36 - 6 / 24))
     text = call(capsys, "compare", ",".join(map(str, a)), ",".join(map(str, b)))[1]
     assert "3 training runs against 2, drawn as well" in text
+    assert document["agreement"] is None
+    assert "a as b" not in text
     assert "McNemar" not in text
 
 

@@ -6,10 +6,8 @@
 from __future__ import annotations
 
 import os
-import pickle
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,6 +50,17 @@ class WeightsFile(NamedTuple):
     tensors: dict[str, torch.Tensor]
     class_names: tuple[str, ...] | None
     """Of the classifier's outputs, in order; None where the file does not tell."""
+
+
+class _Content(dict[str, Any]):
+    """The entries of a checkpoint; one that is asked for and not there is a user's to mend."""
+
+    def __init__(self, content: Mapping[str, Any], path: Path) -> None:
+        super().__init__(content)
+        self._path = path
+
+    def __missing__(self, key: str) -> Any:
+        raise UserError(f"{self._path}: a checkpoint without {key!r}; {_HOW_TO_REPLACE}")
 
 
 class _Inert:
@@ -100,7 +109,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{path}: checkpoint format {content['format']!r}, this version reads {FORMAT}; "
             "train again or use the version that wrote it"
         )
-    return content
+    return _Content(content, path)
 
 
 def load_state_dict(path: Path) -> dict[str, torch.Tensor]:
@@ -142,13 +151,14 @@ def load_weights_file(path: Path) -> WeightsFile:
 
 def _load_plain(path: Path, *, advice: str = _HOW_TO_REPLACE) -> Any:
     """Tensors and plain data; a file that holds anything else is refused, and nothing is run."""
-    unreadable = RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile
     try:
         with warnings.catch_warnings():
             # A bare pickle of another protocol: what cannot be read is an error below.
             warnings.filterwarnings("ignore", "Detected pickle protocol")
             return torch.load(path, map_location="cpu", weights_only=True)
-    except unreadable as error:
+    except OSError:
+        raise
+    except Exception as error:  # PyTorch's reader meets damage with whatever it stumbles over
         # PyTorch's own text is a page about its defaults.
         if "Weights only load failed" not in str(error):
             reason, advice = type(error).__name__, _HOW_TO_REPLACE

@@ -252,6 +252,8 @@ def test_settings_are_the_product_of_lists_each_once():
     assert [(one.batch, one.threads) for one in on_gpu] == [(1, None), (8, None)]
     with pytest.raises(UserError, match=r"batch 0, threads \d+: each is at least 1"):
         settings_of(batches=(0,))
+    with pytest.raises(UserError, match="threads 100000: at most 1024"):
+        settings_of(threads=(100_000,))
 
 
 def test_threads_are_those_of_the_setting_and_given_back(net):
@@ -417,6 +419,19 @@ def test_free_memory_is_what_the_system_says(monkeypatch, tmp_path):
     assert buffers_module.free_memory_bytes(CPU) == 7 * 1024
     info.write_text("nothing\n")
     assert buffers_module.free_memory_bytes(CPU) == 2 * 2**30
+
+
+def test_batches_that_do_not_fit_are_refused_before_they_are_made(net, monkeypatch):
+    with pytest.raises(
+        UserError,
+        match=r"two batches of clips \[2, 3, 4, 99999999, 99999999\] take .* GiB of memory",
+    ):
+        measure_latency(net, **SIZES | {"crop_px": 99_999_999}, dtype="fp32", num_runs=10)
+    monkeypatch.setattr(buffers_module, "told_free_bytes", lambda device: 2 * 4 * 48 - 1)
+    with pytest.raises(UserError, match="are free; give fewer clips or a smaller crop"):
+        Buffers(CPU).get((1, 3, 1, 4, 4), torch.float32)
+    monkeypatch.setattr(buffers_module, "told_free_bytes", lambda device: None)
+    assert len(Buffers(CPU).get((1, 3, 1, 4, 4), torch.float32)) == 4
 
 
 @pytest.mark.parametrize("size_mib", [64, 200])

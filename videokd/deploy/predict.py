@@ -18,7 +18,8 @@ def predict(
 ) -> dict[str, Any]:
     """`{"path", "topk": [{"label", "score"}]}`, most probable first; scores are probabilities.
 
-    The views are those of the recipe's evaluation: the mean softmax over its clips and crops.
+    The views are those of the recipe's evaluation: the mean softmax over its clips and crops, or
+    of a multi-label network, whose scores need not sum to 1, the mean sigmoid.
 
     Raises:
         UserError: no such file, `topk` below 1.
@@ -34,7 +35,10 @@ def predict(
             clip_tensor(batch.frames["student"].to(fabric.device)),
             batch.frame_seconds["student"].flatten(0, 1).to(fabric.device),
         )
-    probabilities = output.logits.float().softmax(-1).mean(0).cpu()
+    logits = output.logits.float()
+    is_multi_label = trained.config.objective.is_multi_label
+    views = logits.sigmoid() if is_multi_label else logits.softmax(-1)
+    probabilities = views.mean(0).cpu()
     scores, labels = probabilities.topk(min(topk, len(trained.classes)))
     return {
         "path": str(path),

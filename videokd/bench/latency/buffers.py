@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from videokd.errors import UserError
+
 _SYSTEM_CPUS = Path("/sys/devices/system/cpu")
 _MEMORY_INFO = Path("/proc/meminfo")
 _UNKNOWN_CACHE_BYTES = 64 * 2**20
@@ -28,7 +30,11 @@ class Buffers:
     def get(
         self, shape: tuple[int, ...], dtype: torch.dtype, *, channels_last: bool = False
     ) -> list[torch.Tensor]:
-        """Batches [N,3,T,S,S], together larger than the last-level cache where memory allows."""
+        """Batches [N,3,T,S,S], together larger than the last-level cache where memory allows.
+
+        Raises:
+            UserError: not even two of them fit.
+        """
         key = (shape, dtype, channels_last)
         if key not in self._made:
             self._made[key] = self._make(shape, dtype, channels_last)
@@ -41,8 +47,15 @@ class Buffers:
     def _make(
         self, shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool
     ) -> list[torch.Tensor]:
+        batch_bytes = math.prod(shape) * dtype.itemsize
+        told = told_free_bytes(self.device)
+        if told is not None and 2 * batch_bytes > told:
+            raise UserError(
+                f"two batches of clips {list(shape)} take {2 * batch_bytes / 2**30:.3g} GiB, "
+                f"{told / 2**30:.3g} GiB of memory are free; give fewer clips or a smaller crop"
+            )
         count = num_buffers(
-            math.prod(shape) * dtype.itemsize,
+            batch_bytes,
             cache_bytes=last_level_cache_bytes(self.device),
             memory_bytes=free_memory_bytes(self.device),
         )
@@ -80,6 +93,12 @@ def last_level_cache_bytes(device: torch.device) -> int:
 
 def free_memory_bytes(device: torch.device) -> int:
     """What can be allocated now; 2 GiB where the system does not tell."""
+    told = told_free_bytes(device)
+    return _UNKNOWN_MEMORY_BYTES if told is None else told
+
+
+def told_free_bytes(device: torch.device) -> int | None:
+    """What can be allocated now; None where the system does not tell."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     try:
@@ -87,7 +106,7 @@ def free_memory_bytes(device: torch.device) -> int:
         found = next(line for line in lines if line.startswith("MemAvailable:"))
         return int(found.split()[1]) * 2**10
     except (OSError, StopIteration, ValueError, IndexError):
-        return _UNKNOWN_MEMORY_BYTES
+        return None
 
 
 def _caches_of(core: int) -> Iterable[tuple[tuple[int, str], int]]:

@@ -19,6 +19,8 @@ DTYPES: dict[Dtype, torch.dtype] = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
+_MOST_THREADS = 1024
+"""OpenMP crashes the process where the system denies it a thread."""
 _AMPERE = (8, 0)
 """Compute capability of the first GPUs with TF32 and bfloat16."""
 
@@ -43,6 +45,8 @@ class BenchSetting:
     def __post_init__(self) -> None:
         if self.batch < 1 or (self.threads is not None and self.threads < 1):
             raise UserError(f"batch {self.batch}, threads {self.threads}: each is at least 1")
+        if self.threads is not None and self.threads > _MOST_THREADS:
+            raise UserError(f"threads {self.threads}: at most {_MOST_THREADS}")
 
     def __str__(self) -> str:
         words = [self.dtype, self.mode, f"batch {self.batch}"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from videokd.bench.report.tables import Cell, Section
-from videokd.metrics import PairedTest
+from videokd.metrics import Agreement, PairedTest, p_text
 
 _NOTE = (
     "Top-1 of the first minus the second, on the same videos, with its 95 % bootstrap interval. A "
@@ -29,6 +29,8 @@ class Comparison:
     command: str
     """What to type for it."""
     test: PairedTest
+    agreement: Agreement | None = None
+    """Of a with b, as a student with its teacher; of one run a side."""
 
     @property
     def names(self) -> tuple[str, str]:
@@ -40,7 +42,8 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         names = {name: getattr(self, name) for name in ("a", "b", "role_a", "role_b", "command")}
-        return names | self.test.to_dict()
+        same = None if self.agreement is None else self.agreement.to_dict()
+        return names | self.test.to_dict() | {"agreement": same}
 
 
 def paired_section(comparisons: Sequence[Comparison]) -> Section | None:
@@ -89,8 +92,3 @@ def _row(comparison: Comparison) -> list[Cell]:
         f"{test.detectable_pct:.1f}",
         unit_text(test),
     ]
-
-
-def p_text(p: float) -> str:
-    """A p-value in three decimals, never as a plain zero."""
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
