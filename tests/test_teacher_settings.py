@@ -112,3 +112,19 @@ def test_a_peer_needs_other_first_weights() -> None:
         as_config(with_teacher({"kind": "peer", "init": init}, init=same))
     heads = same | {"replace_head": True}
     as_config(with_teacher({"kind": "peer", "init": heads}, init=heads))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"cache_reuse": True}, r": teacher: cache_reuse is for a cache"),
+        ({"cache": "c", "placebo": "random_weights"}, r": teacher: a placebo is not cached"),
+        ({"checkpoint": 3}, r": teacher\.checkpoint: Input is not a valid path"),
+    ],
+)
+def test_a_fault_between_settings_is_not_laid_on_the_checkpoint(
+    setting: dict[str, Any], message: str
+) -> None:
+    """The kind `checkpoint` has a setting of that name."""
+    with pytest.raises(ConfigError, match=message):
+        as_config(with_teacher({"checkpoint": "t", **setting}))

@@ -195,7 +195,7 @@ def _explain(error: ValidationError, config_type: type[Config], data: Any, sourc
     faults = error.errors(include_url=False)
     # An unknown key first: it is often the cause of the others ("field required").
     fault = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
-    path = _dotted_path(fault["loc"], data, _all_tags(config_type))
+    path = _dotted_path(fault["loc"], data, _all_tags(config_type), given=fault.get("input"))
     kind = fault["type"]
     if kind == "extra_forbidden":
         known = _known_keys(config_type, fault["loc"][:-1])
@@ -218,13 +218,13 @@ def _explain(error: ValidationError, config_type: type[Config], data: Any, sourc
     return f"{source}: {text}{more}"
 
 
-def _dotted_path(loc: Sequence[int | str], data: Any, tags: Collection[Any]) -> str:
+def _dotted_path(loc: Sequence[int | str], data: Any, tags: Collection[Any], *, given: Any) -> str:
     """The path as the user wrote it: pydantic puts union tags into `loc`, a recipe has none."""
     parts: list[str] = []
     after_tag = False
     for position, piece in enumerate(loc):
         is_last = position == len(loc) - 1
-        after_tag = not after_tag and _is_tag(piece, data, tags, is_last=is_last)
+        after_tag = not after_tag and _is_tag(piece, data, tags, given, is_last=is_last)
         if after_tag:
             continue
         parts.append(str(piece))
@@ -235,14 +235,18 @@ def _dotted_path(loc: Sequence[int | str], data: Any, tags: Collection[Any]) -> 
     return ".".join(parts)
 
 
-def _is_tag(piece: int | str, data: Any, tags: Collection[Any], *, is_last: bool) -> bool:
+def _is_tag(
+    piece: int | str, data: Any, tags: Collection[Any], given: Any, *, is_last: bool
+) -> bool:
     """Whether a piece of `loc` is the tag of a discriminated union, and not a key of `data`."""
     if not isinstance(data, dict):
         return False
     if piece not in data:
         return not is_last or piece in data.values()
-    # A key of the same name, with a plain value: there is nothing below it.
-    return not is_last and piece in tags and not isinstance(data[piece], dict | list)
+    # A key of the same name, with a plain value: there is nothing below it, and a fault of its own
+    # would be of that value, not of the settings around it.
+    is_plain = not isinstance(data[piece], dict | list)
+    return piece in tags and is_plain and (not is_last or isinstance(given, dict))
 
 
 def _known_keys(config_type: type[BaseModel], loc: Sequence[int | str]) -> list[str]:

@@ -98,7 +98,13 @@ def _train(config: RunConfig, trainer: Trainer, *, insist: bool, quiet: bool) ->
     # Without an epoch there is no step to do, but weights to keep.
     already_done = trainer.resume() and trainer.finished
     if not already_done:
-        _check_teachers(trainer, insist=insist, quiet=quiet)
+        try:
+            _check_teachers(trainer, insist=insist, quiet=quiet)
+        except UserError:
+            if fabric.is_global_zero and not (run_dir / LAST).exists():
+                # Nothing was trained: the folder is free for the recipe with a better teacher.
+                (run_dir / RECIPE).unlink(missing_ok=True)
+            raise
         sinks = _sinks(config, from_step=trainer.state.step) if fabric.is_global_zero else []
         if fabric.is_global_zero:
             _report_taps(trainer, run_dir, quiet=quiet)

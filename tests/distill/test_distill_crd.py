@@ -91,7 +91,7 @@ def embed(projection: nn.Module, pooled: torch.Tensor) -> np.ndarray:
 def by_hand(
     anchors: np.ndarray, memory: np.ndarray, ids: list[int], negatives: list[list[int]], z: float
 ) -> list[float]:
-    """Equations 18 and 19 of the paper, a clip at a time; p is exp(similarity / T) / Z."""
+    """The formula of `contrast`, a clip at a time; p is exp(similarity / T) / Z."""
     losses = []
     for anchor, video_id, others in zip(anchors, ids, negatives, strict=True):
         noise = len(others) / NUM_VIDEOS

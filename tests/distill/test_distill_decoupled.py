@@ -4,6 +4,7 @@ import distill_reference as reference
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -49,6 +50,43 @@ def test_it_is_the_formula_in_value_and_gradient(targets, standardise, alpha, be
         formula,
         student,
     )
+
+
+@pytest.mark.parametrize(("alpha", "beta", "temperature"), [(1, 8, 4), (0.5, 2, 1)])
+def test_of_one_label_it_is_the_authors_lines_in_value_and_gradient(alpha, beta, temperature):
+    # github.com/megvii-research/mdistiller: TCKD of masked sums, NCKD of logits less 1000
+    student, teacher = (torch.tensor(random_logits(seed)).float() for seed in (3, 4))
+    mask = torch.tensor(ONE_LABEL).float()
+    student.requires_grad_()
+
+    def binary(logits: torch.Tensor) -> torch.Tensor:
+        p = (logits / temperature).softmax(dim=1)
+        return torch.stack([(p * mask).sum(1), (p * (1 - mask)).sum(1)], dim=1)
+
+    def others(logits: torch.Tensor) -> torch.Tensor:
+        return logits / temperature - 1000 * mask
+
+    tckd = F.kl_div(binary(student).log(), binary(teacher), reduction="sum")
+    nckd = F.kl_div(others(student).log_softmax(1), others(teacher).softmax(1), reduction="sum")
+    theirs = temperature**2 / len(mask) * (alpha * tckd + beta * nckd)
+
+    ours = decoupled(student, teacher, mask, alpha=alpha, beta=beta, temperature=temperature).mean()
+
+    assert reference.relative_error(ours, theirs) < 1e-5
+    (gradient,), (wanted,) = (reference.gradients(one, student) for one in (ours, theirs))
+    assert reference.relative_error(gradient, wanted) < 1e-5
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 1000), shift=st.floats(-50, 50), temperature=st.floats(0.5, 20))
+def test_a_shift_of_all_logits_does_not_matter(seed, shift, temperature):
+    student, teacher = (torch.tensor(random_logits(seed + i)) for i in (0, 1))
+    weights = {"alpha": 1, "beta": 8, "temperature": temperature}
+    targets = torch.tensor(MIXED)
+
+    moved = decoupled(student + shift, teacher - shift, targets, **weights)
+
+    torch.testing.assert_close(moved, decoupled(student, teacher, targets, **weights))
 
 
 @settings(max_examples=30, deadline=None)

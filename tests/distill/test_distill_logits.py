@@ -109,6 +109,17 @@ def test_hard_targets_are_cross_entropy_with_the_teachers_first_class():
     np.testing.assert_allclose(gradient, probabilities - first, atol=1e-12)
 
 
+def test_hard_targets_in_float32_are_the_formula_in_float64():
+    teacher = random_logits(7)
+    first = np.eye(5)[teacher.argmax(axis=1)]
+
+    reference.agrees_in_float32(
+        lambda z: hard_targets(z, torch.tensor(teacher).float()),
+        lambda z: float(np.mean(reference.cross_entropy(z, first, 0))),
+        random_logits(6),
+    )
+
+
 @pytest.mark.parametrize(
     "loss",
     [lambda s, t: soft_targets(s, t, temperature=4), hard_targets],

@@ -325,6 +325,20 @@ def test_review_in_float32_is_the_formula_in_float64():
     assert reference.relative_error(review(outputs), np.array(exact)) < 1e-5
 
 
+def test_gradients_of_review_in_float32_are_those_in_float64():
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        outputs, review = random_outputs(CLIPS), review_of(CLIPS).to(dtype)
+        for side in (outputs.student, outputs.wanted):
+            side.taps = {n: TapOutput(f.to(dtype), s.to(dtype)) for n, (f, s) in side.taps.items()}
+            side.logits = side.logits.to(dtype)
+        leaves = [tap.features.requires_grad_() for tap in outputs.student.taps.values()]
+        found.append(reference.gradients(review(outputs).sum(), *leaves, *review.parameters()))
+
+    for gradient, exact in zip(*found, strict=True):
+        assert reference.relative_error(gradient, exact) < 1e-5
+
+
 def test_every_level_and_every_part_learns():
     outputs, review = random_outputs(CLIPS), review_of(CLIPS)
     features = [tap.features.requires_grad_() for tap in outputs.student.taps.values()]

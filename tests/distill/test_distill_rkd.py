@@ -121,6 +121,16 @@ def test_scale_rotation_and_shift_do_not_matter(loss, seed, size, shift):
 
 
 @BOTH
+def test_a_student_equal_to_its_teacher_costs_nothing(loss):
+    values, gradient = reference.value_and_gradient(
+        lambda rows: loss(rows, torch.tensor(points())), points()
+    )
+
+    assert values.tolist() == [0] * 5
+    assert not gradient.any()
+
+
+@BOTH
 @pytest.mark.parametrize("size", [0, 1e-30, 1e30])
 def test_coinciding_points_and_extreme_sizes_have_finite_gradients(loss, size):
     rows = torch.tensor(points(), dtype=torch.float32)

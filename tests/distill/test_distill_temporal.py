@@ -141,6 +141,60 @@ def test_attention_weights_are_the_formula_in_value_and_gradient(tau):
     np.testing.assert_allclose(gradient, numeric, atol=1e-6)
 
 
+@pytest.mark.parametrize("tau", [0.3, 1.0])
+def test_float32_is_as_good_as_the_formula_in_float64(tau):
+    student = STUDENT.features.numpy()
+
+    reference.agrees_in_float32(
+        lambda f: temporal_attention(
+            TapOutput(f, STUDENT.step_seconds.float()),
+            TapOutput(TEACHER.features.float(), TEACHER.step_seconds.float()),
+            tau=tau,
+        ),
+        lambda f: float(np.mean(by_hand(f, tau))),
+        student,
+    )
+
+
+@pytest.mark.parametrize("tau", [0.5, 1.0])
+def test_attention_weights_in_float32_are_the_formula_in_float64(tau):
+    generator = np.random.default_rng(1)
+    teacher = generator.dirichlet(np.full(6, 5), size=2)
+    at, known = STUDENT.step_seconds, TEACHER.step_seconds
+
+    reference.agrees_in_float32(
+        lambda a: attention_weights(
+            a,
+            torch.tensor(teacher).float(),
+            student_seconds=at.float(),
+            teacher_seconds=known.float(),
+            tau=tau,
+        ),
+        lambda a: float(np.mean(weights_by_hand(a, teacher, tau, at.numpy(), known.numpy()))),
+        generator.dirichlet(np.full(3, 5), size=2),
+    )
+
+
+@pytest.mark.parametrize("tau", [0.5, 1.0])
+def test_equal_attention_costs_nothing_whatever_it_sums_to(tau):
+    weights = np.random.default_rng(2).dirichlet(np.full(4, 5), size=2)
+    seconds = torch.arange(4).double().expand(2, -1)
+
+    values, gradient = reference.value_and_gradient(
+        lambda a: attention_weights(
+            a,
+            torch.tensor(3 * weights),
+            student_seconds=seconds,
+            teacher_seconds=seconds,
+            tau=tau,
+        ),
+        weights,
+    )
+
+    np.testing.assert_allclose(values, 0, atol=1e-14)
+    np.testing.assert_allclose(gradient, 0, atol=1e-13)
+
+
 def test_attention_weights_that_underflowed_stay_finite():
     student = torch.tensor([[1.0, 0.0]], requires_grad=True)
     seconds = torch.tensor([[0.0, 1.0]])

@@ -30,14 +30,16 @@ class Says(Teaching):
         return ModelOutput(logits=logits, pooled=logits.clone())
 
 
-def batch_of(classes: list[int], labelled: list[bool] | None = None) -> ClipBatch:
+def batch_of(
+    classes: list[int], labelled: list[bool] | None = None, *, first: int = 0
+) -> ClipBatch:
     num = len(classes)
     return ClipBatch(
         frames={"student": torch.zeros(num, 1, 1, 2, 2, 3, dtype=torch.uint8)},
         frame_seconds={"student": torch.zeros(num, 1, 1)},
         targets=torch.eye(3)[classes],
         has_label=torch.tensor(labelled or [True] * num),
-        video_ids=torch.arange(num),
+        video_ids=torch.arange(first, first + num),
         draws=[],
     )
 
@@ -57,13 +59,24 @@ def test_each_clip_gets_the_words_on_the_clip_of_its_class_before_it() -> None:
     first = told(teaching, batch_of([0, 0, 1]), 0)
     # The first clip of each class has nobody before it.
     assert first.tolist() == [FIRST[0], FIRST[0], FIRST[2]]
-    assert told(teaching, batch_of([0, 1]), 1).tolist() == [FIRST[1], FIRST[2]]
+    assert told(teaching, batch_of([0, 1], first=3), 1).tolist() == [FIRST[1], FIRST[2]]
+
+
+def test_no_clip_gets_the_words_on_another_clip_of_its_own_video() -> None:
+    """Repeats stand beside each other; an epoch may begin with the video that ended the last."""
+    teaching = ShuffledWithinClass(Says(FIRST, SECOND), num_classes=3, device=torch.device("cpu"))
+    first = batch_of([0, 0, 0])
+    first.video_ids[:] = torch.tensor([7, 8, 8])
+    assert told(teaching, first, 0).tolist() == [FIRST[0], FIRST[0], FIRST[0]]
+    second = batch_of([0, 0])
+    second.video_ids[:] = torch.tensor([8, 7])
+    assert told(teaching, second, 1).tolist() == [FIRST[0], SECOND[0]]
 
 
 def test_pooled_features_stay_and_a_clip_without_a_label_is_of_the_teachers_class() -> None:
     teaching = ShuffledWithinClass(Says(FIRST, SECOND), num_classes=3, device=torch.device("cpu"))
     told(teaching, batch_of([0, 0, 1]), 0)
-    batch = batch_of([2, 2], [False, False])
+    batch = batch_of([2, 2], [False, False], first=3)
     output = teaching.output(batch, batch, videos=range(2), step=1, clips=torch.zeros(1))
     assert output.logits.tolist() == [FIRST[1], FIRST[2]]
     assert output.pooled.tolist() == SECOND
@@ -75,7 +88,7 @@ def test_what_was_said_last_is_kept_and_brought_back() -> None:
     told(teaching, batch_of([0, 0, 1]), 0)
     later = ShuffledWithinClass(Says(FIRST, SECOND), num_classes=3, device=cpu)
     later.load_state_dict(teaching.state_dict())
-    assert told(later, batch_of([0, 1]), 1).tolist() == [FIRST[1], FIRST[2]]
+    assert told(later, batch_of([0, 1], first=3), 1).tolist() == [FIRST[1], FIRST[2]]
 
 
 def settings(index: Index, out: Path, teacher: Path, placebo: str) -> dict[str, Any]:

@@ -103,6 +103,18 @@ def test_with_a_schedule_that_is_zero_throughout_likewise(
     )
 
 
+def test_a_peer_leaves_the_student_its_chance_in_every_part_of_a_step(
+    tiny_index: Index, tmp_path: Path
+) -> None:
+    """A step begins with numbers of its own; its second part goes on where the first one ended."""
+    states = []
+    for name, teacher in (("plain", None), ("peer", {"kind": "peer"})):
+        settings = kind_recipe(tiny_index, tmp_path / name, teacher, schedule={"start": 0.99})
+        settings["train"] |= {"accumulate": 2, "epochs": 1}
+        states.append(state_of(run(settings), "model", "average"))
+    assert_same_state(*states)
+
+
 def test_that_it_is_not_loaded_is_said(tiny_index: Index, tmp_path: Path) -> None:
     missing = {"checkpoint": str(tmp_path / "nothing")}
     said: list[str] = []

@@ -6,10 +6,12 @@ import math
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import scipy.stats  # noqa: F401 - its import would count as the time of an example
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from teacher_kinds import MIXED, assert_same_state, kind_recipe, state_of, stop_after
@@ -136,6 +138,39 @@ def test_a_teacher_at_chance_is_refused_unless_one_insists(
     assert "\n" not in line
 
 
+def test_of_several_labels_any_is_right_and_chance_is_greater() -> None:
+    """The second of two labels, one of one, none of two; and a clip whose label is not known."""
+    targets = torch.tensor([[1.0, 1, 0, 0], [0, 0, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0]])
+    batch = ClipBatch(
+        frames={},
+        frame_seconds={},
+        targets=targets,
+        has_label=torch.tensor([True, True, True, False]),
+        video_ids=torch.arange(4),
+    )
+    logits = torch.tensor([[0.0, 2, 1, 0], [0, 0, 1, 0], [0, 0, 0, 1], [1, 0, 0, 0]])
+    teacher: Any = SimpleNamespace(
+        see=lambda _, part, videos: ModelOutput(logits[videos.start : videos.stop], part.targets),
+        network=SimpleNamespace(num_classes=4),
+        source="",
+        claim=None,
+    )
+    loader: Any = SimpleNamespace(
+        steps_per_epoch=3, batches=lambda start, stop: (batch for _ in range(start, stop))
+    )
+    for num_parts in (1, 2):
+        scores = check_teachers(
+            create_fabric("cpu"),
+            {"": teacher},
+            loader,
+            batch_size=4,
+            num_parts=num_parts,
+            insist=True,
+            say=lambda _: None,
+        )
+        assert scores == {"": Score(6, 9, pytest.approx(5 / 3 / 4))}
+
+
 def test_a_teacher_clearly_below_what_its_checkpoint_says_is_told(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,3 +281,16 @@ def test_the_command_refuses_and_insists(
         main([*arguments, "--insist"])
     assert "going on, as insisted" in capsys.readouterr().err
     assert (tmp_path / "run" / "last.pt").exists()
+
+
+def test_a_refused_teacher_leaves_the_folder_to_the_mended_recipe(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """Nothing was trained there."""
+    with pytest.raises(UserError, match="cannot be told from chance"):
+        train(as_config(settings), device="cpu", quiet=True)
+    assert not list((tmp_path / "run").iterdir())
+    settings["teacher"]["view"] = {"kind": "same_span"}
+    settings["train"]["epochs"] = 1
+    train(as_config(settings), device="cpu", insist=True, quiet=True)
+    assert (tmp_path / "run" / "recipe.yaml").is_file()

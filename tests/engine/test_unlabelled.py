@@ -15,7 +15,7 @@ from teacher_kinds import (
     state_of,
     stop_after,
 )
-from tiny_recipes import FLIP_SWAPS, SPEC, as_config, recipe
+from tiny_recipes import FLIP_SWAPS, SPEC, as_config, recipe, student_settings
 
 from videokd.data.index import Index, read_index, write_index
 from videokd.data.loading import DataConfig, TrainLoader
@@ -169,6 +169,30 @@ def test_a_batch_without_any_label_is_learnt_from(
     terms = trainer._step(batch, 0)
     assert terms["labels"] == 0
     assert min(terms["soft"], terms["hint"]) > 0
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "peer"])
+def test_accumulated_parts_make_the_same_step_however_labels_fall(
+    index: Path, tiny_teacher: Path, tmp_path: Path, kind: str
+) -> None:
+    """Parts of one or two clips, some without any label: labels weigh what they weigh at once."""
+    steps, states = [], []
+    for parts in (1, 5):
+        settings = distilled(index, tmp_path / f"{kind}{parts}", tiny_teacher)
+        if kind == "peer":
+            settings["teacher"] = {"kind": "peer"}
+            settings["objective"]["terms"]["hint"]["teacher_tap"] = "stage2"
+        settings["model"] = student_settings(dropout=0.0)
+        settings["train"] |= {"freeze_batch_norm": True, "accumulate": parts, "batch_size": 10}
+        settings["train"] |= {"optim": {"kind": "sgd", "lr": 0.01}, "ema_decay": None}
+        trainer = build(as_config(settings), create_fabric("cpu"))
+        batch = next(trainer.loader.batches(0, 1))
+        assert 0 < int(batch.has_label.sum()) < 10
+        steps.append({name: float(value) for name, value in trainer._step(batch, 0).items()})
+        states.append(trainer.learner.student.state_dict())
+    assert steps[1] == pytest.approx(steps[0], rel=1e-5)
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=1e-5, atol=1e-7)
 
 
 # Labels that are missing in the training split

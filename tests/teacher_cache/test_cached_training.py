@@ -20,9 +20,11 @@ from tiny_recipes import as_config, student_recipe
 from videokd.checkpoint import load_checkpoint
 from videokd.config import dump_yaml
 from videokd.data.index import Index, read_index
+from videokd.data.loading.clips import Clip
+from videokd.data.loading.sources import ClipSource
 from videokd.engine.teaching import OnlineTeacher
 from videokd.engine.train import Trainer
-from videokd.errors import ConfigError, UserError
+from videokd.errors import ConfigError, UnreadableVideo, UserError
 from videokd.experiments.caching import CacheOutcome, cache_teacher
 from videokd.recipe import build, create_fabric
 from videokd.runs import train
@@ -30,7 +32,7 @@ from videokd.teacher_cache import shards, writing
 from videokd.teacher_cache.reading import TeacherCache
 from videokd.teacher_cache.replay import replayed
 from videokd.tracking import read_metrics
-from videokd.types import ClipBatch, ModelOutput
+from videokd.types import ClipBatch, Draw, ModelOutput
 
 AUGMENT = {
     "crop": {"kind": "random_resized"},
@@ -291,6 +293,27 @@ def test_a_cache_may_grow(settings: dict[str, Any], cache: CacheOutcome, work: P
     assert cached(settings, work / "grows", num_epochs=1).num_epochs == 2
 
 
+def test_a_run_goes_on_when_its_cache_has_grown(
+    settings: dict[str, Any], student: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For another student's more epochs; the rows of this one's are the same."""
+    folder = cached(settings, work / "grown_meanwhile").folder
+    cut = from_cache(settings, work / "cut_by_growth", folder)
+    original = Trainer._step
+
+    def step(self: Trainer, batch: ClipBatch, number: int) -> Any:
+        if number == 8:
+            raise RuntimeError("power cut")
+        return original(self, batch, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", step)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(cut)
+    assert cached(settings, folder, num_epochs=3).num_epochs == 3
+    assert_same_weights(run(cut), student)
+
+
 def test_fewer_epochs_are_reused_in_turn_if_the_recipe_says_so(
     settings: dict[str, Any], work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,6 +333,25 @@ def test_fewer_epochs_are_reused_in_turn_if_the_recipe_says_so(
     assert seen[:6] == seen[6:]
     stored = {draw.to_json() for draw in TeacherCache(one.folder).draws(0).values()}
     assert {draw for step in seen for draw in step} == stored
+
+
+def test_a_third_epoch_is_the_first_of_two(
+    settings: dict[str, Any], cache: CacheOutcome, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+    original = Trainer._step
+
+    def step(self: Trainer, batch: ClipBatch, number: int) -> Any:
+        seen.append([draw.to_json() for draw in batch.draws])
+        return original(self, batch, number)
+
+    monkeypatch.setattr(Trainer, "_step", step)
+    longer = from_cache(settings, work / "in_turn", cache.folder, cache_reuse=True)
+    longer["train"] = longer["train"] | {"epochs": 3}
+    run(longer)
+    assert len(seen) == 18
+    assert seen[12:] == seen[:6]
+    assert seen[6:12] != seen[:6]
 
 
 def test_the_largest_logits_of_all_are_all(
@@ -401,6 +443,21 @@ def test_a_cache_of_another_teacher_or_index_is_refused(
         run(config)
 
 
+def test_a_cache_of_classes_in_another_order_is_refused(
+    settings: dict[str, Any], cache: CacheOutcome, tiny_index: Index, tmp_path: Path
+) -> None:
+    """The index is the same to the byte; its class names, and so the logits' places, are not."""
+    for path in tiny_index.path.parent.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    classes = tmp_path / tiny_index.path.with_suffix(".classes.txt").name
+    classes.unlink()
+    classes.write_text("\n".join(reversed(tiny_index.classes)) + "\n", encoding="utf-8")
+    config = from_cache(settings, tmp_path / "run", cache.folder)
+    config["data"]["index"] = str(tmp_path / tiny_index.path.name)
+    with pytest.raises(UserError, match=r"\(classes is \"\w{16}\" here and \"\w{16}\" there"):
+        run(config)
+
+
 def test_terms_that_need_more_than_is_held_are_refused(
     settings: dict[str, Any], cache: CacheOutcome, work: Path, tmp_path: Path
 ) -> None:
@@ -439,9 +496,16 @@ def test_a_foreign_or_damaged_folder_is_refused(
     for path in cache.folder.iterdir():
         (damaged / path.name).write_bytes(path.read_bytes())
     rows_file = sorted(damaged.glob("*.npy"))[0]
-    rows_file.write_bytes(rows_file.read_bytes()[:-100])
-    with pytest.raises(UserError, match=r"\.npy: not readable .*remove it and run `videokd cache"):
-        run(from_cache(settings, tmp_path / "run", damaged))
+    for content in (rows_file.read_bytes()[:-100], b""):
+        rows_file.write_bytes(content)
+        for use in (
+            lambda: run(from_cache(settings, tmp_path / "run", damaged)),
+            lambda: cached(settings, damaged),
+        ):
+            with pytest.raises(
+                UserError, match=r"\.npy: not readable .*remove it and run `videokd cache"
+            ):
+                use()
 
 
 def test_a_row_of_another_draw_is_refused(
@@ -508,20 +572,55 @@ def without_a_video(index: Index, folder: Path) -> Path:
 
 
 def test_videos_that_did_not_decode_are_left_out_again(
-    tiny_index: Index, tiny_teacher: Path, tmp_path: Path
+    tiny_index: Index, tiny_teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their partners stay unmixed, as in the online run; the number of lost videos is kept."""
     path = without_a_video(tiny_index, tmp_path / "data")
     settings = settings_for(path, tmp_path / "online", tiny_teacher, max_unreadable_pct=5)
     outcome = cached(settings, tmp_path / "cache")
     assert (outcome.num_unreadable, outcome.num_clips) == (1, 2 * 46)
+    original = OnlineTeacher.output
+    monkeypatch.setattr(
+        OnlineTeacher, "output", lambda self, *args, **kw: rounded(original(self, *args, **kw))
+    )
     online = run(settings)
     read = run(from_cache(settings, tmp_path / "read", outcome.folder))
-    for mine, theirs in zip(rows(read), rows(online), strict=True):
-        assert mine["loss"] == pytest.approx(theirs["loss"], rel=2e-3)
+    assert_same_weights(online, read)
     lost = load_checkpoint(read / "last.pt")["state"]["unreadable"]
     assert lost == load_checkpoint(online / "last.pt")["state"]["unreadable"]
     assert len(lost) == 1
+
+
+def test_a_video_that_did_not_decode_once_is_left_out_of_that_epoch_alone(
+    settings: dict[str, Any], tiny_index: Index, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the epochs that the teacher saw it in, its partner is mixed with it: a run that goes on
+    knows that it was lost and shows it there all the same."""
+    lost, original = tiny_index.select("train")[5], ClipSource.clips
+
+    def clips(self: ClipSource, record: Any, draws: list[Draw], *others: Any) -> list[Clip]:
+        if draws[0].video_id == lost and draws[0].entropy[1] == 0:
+            raise UnreadableVideo(record.path, "the disk is away for a moment")
+        return original(self, record, draws, *others)
+
+    changed = copy.deepcopy(settings)
+    changed["data"]["max_unreadable_pct"] = 5
+    with monkeypatch.context() as patch:
+        patch.setattr(ClipSource, "clips", clips)
+        folder = cached(changed, work / "away").folder
+    whole = run(from_cache(changed, work / "away_whole", folder))
+    cut, of_step = from_cache(changed, work / "away_cut", folder), Trainer._step
+
+    def step(self: Trainer, batch: ClipBatch, number: int) -> Any:
+        if number == 6:
+            raise RuntimeError("power cut")
+        return of_step(self, batch, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", step)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(cut)
+    assert_same_weights(run(cut), whole)
 
 
 def test_several_teachers_are_cached_as_one(
@@ -606,8 +705,10 @@ def test_two_processes_write_and_one_reads(
     assert {path.name.split("-r")[1][:4] for path in two.glob("*.npy")} == {"0of2", "1of2"}
     assert_same_rows(two, cache.folder)
     read = run(from_cache(settings, tmp_path / "one_reads", two))
+    # A batch of another size rounds otherwise, and AdamW makes that larger step by step.
     for mine, theirs in zip(rows(read), rows(student), strict=True):
-        assert mine["loss"] == pytest.approx(theirs["loss"], rel=2e-3)
+        tolerance = 2e-2 if mine["step"] else 1e-3
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=tolerance)
 
 
 @pytest.mark.slow

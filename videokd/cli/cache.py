@@ -30,7 +30,8 @@ def cache_command(
         Path | None, typer.Option(help="Folder; default: the recipe's teacher.cache.")
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Epochs of draws; default: the recipe's.")
+        int | None,
+        typer.Option(min=1, max=100_000, help="Epochs of draws; default: the recipe's."),
     ] = None,
     logits: Annotated[
         str, typer.Option(help="whole, or top-N: the N largest of each clip.")

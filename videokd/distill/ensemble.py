@@ -25,8 +25,8 @@ def combine_teachers(
     """One output from those of several teachers for the same N clips.
 
     - **logits**: `sum_k w_k z_k`, the weights of each clip summing to 1. Logits are averaged and
-      not softened probabilities (You et al., 2017), so the result does not depend on the order of
-      averaging and a temperature; the two differ, and agree only where teachers do.
+      not, as by You et al. (KDD 2017), softened probabilities, so the result does not depend on the
+      order of averaging and a temperature; the two differ, and agree only where teachers do.
     - **taps**: all of them, as `TEACHER.TAP`. Features of different networks have no common axes,
       so they are not averaged; a term names the teacher that it learns from.
     - **pooled**: one after the other, [N, sum of D], in the order of `outputs`; for the same reason
@@ -76,10 +76,11 @@ def confidence_weights(
     """How far each of k teachers is to be trusted with each clip, summing to 1 over teachers.
 
     `w_k = (1 - exp(CE_k) / sum_j exp(CE_j)) / (teachers - 1)`, CE_k the cross entropy of teacher k
-    with the clip's label (CA-MKD, Zhang et al., ICASSP 2022). For a clip without a label the
-    entropy of the teacher's own prediction, which is what its cross entropy would be on average if
-    it were right about its own odds, stands in for CE_k (entropy as a measure of confidence: Kwon
-    et al., ICASSP 2020). Several labels of a clip (mixed, or multi-label) count by their share.
+    with the clip's label (CA-MKD, Zhang et al., ICASSP 2022; there they weigh each teacher's loss,
+    here its logits). For a clip without a label the entropy of the teacher's own prediction, which
+    is what its cross entropy would be on average if it were right about its own odds, stands in for
+    CE_k; that a lower entropy earns a teacher more weight is from Kwon et al., ICASSP 2020. Several
+    labels of a clip (mixed, or multi-label) count by their share.
 
     Args:
         logits: [teachers, N, K].

@@ -81,6 +81,7 @@ class Objective(nn.Module):
         *,
         progress: float,
         gather: Gather | None = None,
+        label_factor: torch.Tensor | None = None,
     ) -> LossBreakdown:
         """The loss of one batch; everything is computed in float32, under autocast too.
 
@@ -91,6 +92,10 @@ class Objective(nn.Module):
             batch: its `targets`, `has_label` and `video_ids` are read.
             progress: share of the training that is done, in [0, 1].
             gather: joins rows over processes; None for a single process.
+            label_factor: for a part of a batch, whose loss will weigh its share of all clips: its
+                share of the clips with a label over that, by which the terms on labels are
+                multiplied. So their mean over the whole batch is over the clips with a label too,
+                however these fall to the parts. None: this is the whole batch.
         """
         if not 0 <= progress <= 1:
             raise ValueError(f"progress must be in [0, 1], not {progress}")
@@ -109,6 +114,8 @@ class Objective(nn.Module):
                 gather=gather,
             )
             labelled, everyone = _shares(batch.has_label, gather)
+            if label_factor is not None:
+                labelled = labelled._replace(factor=labelled.factor * label_factor)
             weighted: dict[str, torch.Tensor] = {}
             for loss in self.active_losses:
                 if (weight := weights[loss.name]) > 0:

@@ -32,6 +32,7 @@ class Learner(nn.Module):
         teacher: ModelOutput | None,
         progress: float,
         gather: Gather | None,
+        label_factor: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """What to backpropagate, and the scalars to log: `loss` and its weighted terms.
 
@@ -41,9 +42,12 @@ class Learner(nn.Module):
             teacher: what they are compared with, where a term does.
             progress: share of the training that is done.
             gather: joins rows of all processes; None where this is the only one.
+            label_factor: of a part of a step, see `Objective.forward`.
         """
         output = self.see(clips, batch)
-        loss = self.objective(output, teacher, batch, progress=progress, gather=gather)
+        loss = self.objective(
+            output, teacher, batch, progress=progress, gather=gather, label_factor=label_factor
+        )
         return loss.total, _scalars(loss)
 
     def see(self, clips: torch.Tensor, batch: ClipBatch) -> ModelOutput:
@@ -73,13 +77,18 @@ class Peers(nn.Module):
         teacher: ModelOutput | None,  # noqa: ARG002 - they have each other
         progress: float,
         gather: Gather | None,
+        label_factor: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """As `Learner.forward`, of the sum; `peer_loss` beside the student's own scalars."""
         mine = self.learner.see(clips, batch)
         with _chance_of_its_own(clips.device):
             theirs = self.peer.see(clips, batch)
-        loss = self.learner.objective(mine, theirs, batch, progress=progress, gather=gather)
-        other = self.peer.objective(theirs, mine, batch, progress=progress, gather=gather)
+        loss, other = (
+            one.objective(
+                own, others, batch, progress=progress, gather=gather, label_factor=label_factor
+            )
+            for one, own, others in ((self.learner, mine, theirs), (self.peer, theirs, mine))
+        )
         return loss.total + other.total, {**_scalars(loss), "peer_loss": other.total.detach()}
 
 

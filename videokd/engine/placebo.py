@@ -11,14 +11,17 @@ import torch
 from videokd.engine.teaching import OnlineTeacher, Teaching
 from videokd.types import ClipBatch, ModelOutput
 
+_NOBODY = -1
+
 
 class ShuffledWithinClass(Teaching):
-    """Each clip is given what the teacher said of another clip of its class: of the one before it.
+    """Each clip is given what the teacher said of another video of its class: of the one before it.
 
     What remains is what a teacher knows of classes (which are alike, how sure to be of each); what
-    it knows of this very clip is gone. Clips of one class come from training in random order, so
-    the one before is a random one. The first clip of each class, of the whole training, has nobody
-    before it and keeps its own. Taps and pooled features are left as they are.
+    it knows of this very video is gone. Videos of one class come from training in random order, so
+    the one before is a random one; with `data.repeats`, the clips of a video stand beside each
+    other and are passed over. The clips of the first video of each class, of the whole training,
+    have nobody before them and keep their own. Taps and pooled features are left as they are.
 
     A clip without a label is of the class that the teacher puts it in.
 
@@ -30,9 +33,11 @@ class ShuffledWithinClass(Teaching):
 
     def __init__(self, teaching: Teaching, *, num_classes: int, device: torch.device) -> None:
         self.teaching = teaching
-        self.logits = torch.zeros(num_classes, num_classes, device=device)
-        """float32 [K, K], by class: what was last said of one of its clips."""
-        self.is_known = torch.zeros(num_classes, dtype=torch.bool)
+        self.logits = torch.zeros(2, num_classes, num_classes, device=device)
+        """float32 [2, K, K], by class: what was last said of one of its clips, and what was last
+        said before that of a clip of another video."""
+        self.video_ids = torch.full((2, num_classes), _NOBODY)
+        """int64 [2, K]: of which videos."""
 
     def output(
         self,
@@ -48,11 +53,15 @@ class ShuffledWithinClass(Teaching):
         own = output.logits.float()
         classes = torch.where(part.has_label, part.targets.argmax(1), own.argmax(1))
         given = own.clone()
-        for row, index in enumerate(classes.tolist()):
-            if self.is_known[index]:
-                given[row] = self.logits[index]
-            self.logits[index] = own[row]
-            self.is_known[index] = True
+        videos_of_rows = part.video_ids.tolist()
+        for row, (index, video_id) in enumerate(zip(classes.tolist(), videos_of_rows, strict=True)):
+            if self.video_ids[0, index] != video_id:
+                self.video_ids[1, index] = self.video_ids[0, index]
+                self.logits[1, index] = self.logits[0, index]
+            if self.video_ids[1, index] != _NOBODY:
+                given[row] = self.logits[1, index]
+            self.video_ids[0, index] = video_id
+            self.logits[0, index] = own[row]
         return replace(output, logits=given)
 
     def keep_taps(self, names: Collection[str]) -> None:
@@ -68,14 +77,14 @@ class ShuffledWithinClass(Teaching):
         return {
             "teaching": self.teaching.state_dict(),
             "logits": self.logits.cpu(),
-            "is_known": self.is_known,
+            "video_ids": self.video_ids,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to what `state_dict` gave."""
         self.teaching.load_state_dict(state["teaching"])
         self.logits = state["logits"].to(self.logits.device)
-        self.is_known = state["is_known"]
+        self.video_ids = state["video_ids"]
 
     @property
     def online(self) -> Mapping[str, OnlineTeacher]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -64,6 +64,17 @@ class TrainState:
     """Video id -> file and reason, of videos that did not decode and were left out."""
     seconds: float = 0.0
     """Time spent in training steps and validation, over all starts of the run."""
+
+
+class _Part(NamedTuple):
+    """A part of a step that goes through the networks at once, over all processes."""
+
+    batch: ClipBatch
+    """This process's clips of it."""
+    share: float
+    """What it weighs in the step's mean over clips; over all parts they sum to 1."""
+    label_factor: torch.Tensor | None
+    """The same among the clips with a label, over `share`: see `Objective.forward`."""
 
 
 class Trainer:
@@ -224,15 +235,15 @@ class Trainer:
         batch = batch.to(self.fabric.device, non_blocking=True)
         targets, has_label = mixed_targets(batch)
         batch = dataclasses.replace(batch, targets=targets, has_label=has_label)
-        parts, shares = self._parts(batch)
+        parts = self._parts(batch)
         sums: dict[str, torch.Tensor] = {}
         first = 0
-        for position, (part, share) in enumerate(zip(parts, shares, strict=True)):
+        for position, (part, share, label_factor) in enumerate(parts):
             is_last = position == len(parts) - 1
             videos = range(first, first + part.num_videos)
             first = videos.stop
             with self.fabric.no_backward_sync(self._wrapped, enabled=not is_last):
-                total, scalars = self._forward(batch, part, videos, step)
+                total, scalars = self._forward(batch, part, videos, step, label_factor)
                 self.fabric.backward(total * share)
             for name, value in scalars.items():
                 sums[name] = sums.get(name, 0) + value * share
@@ -266,26 +277,41 @@ class Trainer:
         for learner in self.learners.values():
             freeze_batch_norm(learner.student)
 
-    def _parts(self, batch: ClipBatch) -> tuple[list[ClipBatch], list[float]]:
-        """The accumulated parts of a step and what each weighs in its mean, summing to 1.
+    def _parts(self, batch: ClipBatch) -> list[_Part]:
+        """The accumulated parts of a step.
 
         All processes run the same number of parts, none of them empty, or they would wait for each
         other: a batch that lost videos may have fewer than `accumulate`.
         """
+        if self.config.accumulate == 1:
+            return [_Part(batch, 1.0, None)]
         num_parts = min(self.config.accumulate, batch.num_videos)
-        if self.fabric.world_size == 1 or self.config.accumulate == 1:
-            parts = batch.split(num_parts)
-            return parts, [part.num_videos / batch.num_videos for part in parts]
-        device = self.fabric.device
-        least = torch.tensor(num_parts, device=device)
-        torch.distributed.all_reduce(least, torch.distributed.ReduceOp.MIN)
-        parts = batch.split(int(least))
-        sizes = torch.tensor([part.num_videos for part in parts], device=device)
-        torch.distributed.all_reduce(sizes)
-        return parts, (sizes / sizes.sum()).tolist()
+        is_alone, device = self.fabric.world_size == 1, self.fabric.device
+        if not is_alone:
+            least = torch.tensor(num_parts, device=device)
+            torch.distributed.all_reduce(least, torch.distributed.ReduceOp.MIN)
+            num_parts = int(least)
+        parts = batch.split(num_parts)
+        sizes = [part.num_videos for part in parts]
+        num_labelled = torch.stack([part.has_label.sum() for part in parts])
+        if not is_alone:
+            counts = torch.stack([torch.tensor(sizes, device=device), num_labelled])
+            torch.distributed.all_reduce(counts)
+            sizes, num_labelled = counts[0].tolist(), counts[1]
+        num_clips, all_labelled = sum(sizes), num_labelled.sum().clamp(min=1)
+        return [
+            # One division of whole numbers: exactly 1 where all clips have a label.
+            _Part(part, size / num_clips, num_labelled[i] * num_clips / (all_labelled * size))
+            for i, (part, size) in enumerate(zip(parts, sizes, strict=True))
+        ]
 
     def _forward(
-        self, batch: ClipBatch, part: ClipBatch, videos: range, step: int
+        self,
+        batch: ClipBatch,
+        part: ClipBatch,
+        videos: range,
+        step: int,
+        label_factor: torch.Tensor | None,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The loss of a part of the batch, `videos` of it; mixed clips may need the others."""
         progress = step / self.total_steps
@@ -296,7 +322,7 @@ class Trainer:
         # Draws stay here: Fabric would walk through them on every call.
         part = dataclasses.replace(part, draws=[])
         gather = gather_rows if self.fabric.world_size > 1 else None
-        return self._wrapped(clips, part, teacher, progress, gather)
+        return self._wrapped(clips, part, teacher, progress, gather, label_factor)
 
     def _read(self, terms: Mapping[str, torch.Tensor], step: int) -> dict[str, float]:
         """Scalars of one step. This waits for the device, so it is done on log steps alone."""

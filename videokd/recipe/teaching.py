@@ -172,7 +172,7 @@ def _cached(config: RunConfig, folder: Path, fabric: Fabric) -> TeacherParts:
         tap_shapes=teacher.tap_shapes,
         pooled_dim=teacher.pooled_dim,
         inputs={name: TeacherInput(spec, views[name]) for name, spec in teacher.inputs.items()},
-        identity={"cache": cache.digest},
+        identity={"cache": cache.digest(config.train.epochs)},
         cached=CachedEpochs(cache.manifest.num_epochs, cache.unreadable),
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from videokd.data.index import classes_path
 from videokd.data.loading import DataConfig
 from videokd.files import file_digest
 from videokd.types import InputSpec
@@ -36,6 +37,7 @@ def made_of(
     """
     return {
         "index": file_digest(data.index),
+        "classes": file_digest(classes_path(data.index)),  # a logit's place is its class
         "teacher_files": {name: file_digest(path) for name, path in teacher_files.items()},
         "teacher": dict(teacher),
         "seed": seed,

@@ -67,12 +67,13 @@ class TeacherCache:
         """What is kept of each clip."""
         return self.manifest.contents
 
-    @property
-    def digest(self) -> str:
-        """Of what decides the rows, 16 hex digits; the files themselves are not read."""
-        said = self.manifest.model_dump(
-            mode="json", include={"made_of", "contents", "num_epochs", "teacher"}
-        )
+    def digest(self, num_epochs: int) -> str:
+        """Of what decides the rows that a training of so many epochs reads, 16 hex digits.
+
+        The files themselves are not read. A cache that has grown beyond them is the same.
+        """
+        said = self.manifest.model_dump(mode="json", include={"made_of", "contents", "teacher"})
+        said["num_epochs"] = min(num_epochs, self.manifest.num_epochs)
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
     @cached_property

@@ -115,20 +115,30 @@ def open_rows(folder: Path, shard: Shard, row_type: np.dtype[np.void]) -> NDArra
     Raises:
         UserError: it is not as it was written.
     """
-    path = folder / (shard.stem + ROWS)
-    try:
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not readable ({reason}); {how_to_mend(folder)}") from None
+    rows = _mapped(folder, shard)
     if rows.dtype != row_type or rows.ndim != 1:
+        path = folder / (shard.stem + ROWS)
         raise UserError(f"{path}: its rows are not what cache.json says; {how_to_mend(folder)}")
     return np.asarray(rows) if not len(rows) else rows
 
 
 def num_rows(folder: Path, shard: Shard) -> int:
-    """Clips of a shard, as its file says."""
-    return len(np.load(folder / (shard.stem + ROWS), mmap_mode="r", allow_pickle=False))
+    """Clips of a shard, as its file says.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    return len(_mapped(folder, shard))
+
+
+def _mapped(folder: Path, shard: Shard) -> NDArray[np.void]:
+    path = folder / (shard.stem + ROWS)
+    try:
+        rows: NDArray[np.void] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:  # an empty file is an EOFError
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not readable ({reason}); {how_to_mend(folder)}") from None
+    return rows
 
 
 def read_draws(folder: Path, shard: Shard) -> list[Draw]:

@@ -212,9 +212,12 @@ class TrainLoader:
         """Never open these again (video id -> why): every batch names them as unreadable.
 
         A video at which a worker hung or crashed is put here by the loader itself. A run that goes
-        on hands over what it found out before.
+        on hands over what it found out before. With teachers on disk, videos that they did not see
+        in some epochs stay out of these alone: in the others, clips are mixed with them.
         """
-        self._source.quarantine.update(videos)
+        left_out = self._source.left_out_by_teachers
+        new = {video_id: why for video_id, why in videos.items() if video_id not in left_out}
+        self._source.quarantine.update(new)
 
     def batches(self, start_step: int, stop_step: int) -> Iterator[ClipBatch]:
         """Batches of the global steps [start_step, stop_step).

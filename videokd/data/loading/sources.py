@@ -173,6 +173,12 @@ class TrainSource:
         before = self.cached.unreadable.get(epoch, {}) if self.cached is not None else {}
         return {**before, **self.quarantine}
 
+    @property
+    def left_out_by_teachers(self) -> frozenset[int]:
+        """Videos that teachers on disk did not see in some epoch."""
+        of_each = self.cached.unreadable.values() if self.cached is not None else ()
+        return frozenset(video_id for reasons in of_each for video_id in reasons)
+
     def lose(self, video_id: int, reason: str) -> None:
         """Leave a video out from now on."""
         self.quarantine[video_id] = f"{self.source.index.records[video_id].path}: {reason}"

@@ -42,9 +42,10 @@ def contrast(
 ) -> torch.Tensor:
     """`-log h(positive) - sum_k log(1 - h(negative_k))`, h = p / (p + K/n), p = exp(score) / Z.
 
-    The noise-contrastive estimate of CRD (Tian et al., ICLR 2020, equations 18 and 19) for one of
-    the two networks. It is computed from logarithms, so no score is too large; the authors' code
-    divides exponentials and adds 1e-7 to denominators, which are at least K/n.
+    The noise-contrastive estimate of CRD (Tian et al., ICLR 2020) for one of the two networks, with
+    the Z of the authors' code; the paper's h is without one. It is computed from logarithms, so no
+    score is too large; the code divides exponentials and adds 1e-7 to denominators, which are at
+    least K/n.
 
     Args:
         scores: of N clips.

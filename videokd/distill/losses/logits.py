@@ -70,7 +70,10 @@ def soft_targets(
 
 
 def hard_targets(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
-    """Cross entropy of the student with the teacher's first class; both [N, K], returns [N]."""
+    """Cross entropy of the student with the teacher's first class; both [N, K], returns [N].
+
+    The hard-label distillation of Touvron et al. (DeiT, ICML 2021), on the student's only head.
+    """
     check_same_shape(student_logits, teacher_logits)
     return F.cross_entropy(student_logits, teacher_logits.argmax(dim=1), reduction="none")
 
@@ -78,9 +81,10 @@ def hard_targets(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> 
 def standardise_logits(logits: torch.Tensor) -> torch.Tensor:
     """The Z-score of each clip's logits, [N, K] (Sun et al., CVPR 2024); equal logits become 0.
 
-    The paper divides by the root of the mean squared deviation. Its code (and torchdistill's) takes
-    `torch.std`, which divides by K - 1, and adds 1e-7: that is this at a temperature larger by
-    sqrt(K / (K - 1)), 12 % for K = 5 and 0.1 % for K = 400.
+    The paper divides by the root of the mean squared deviation (its Algorithm 1). Its code (and
+    torchdistill's) takes `torch.std`, which divides by K - 1, and adds 1e-7: that is this at a
+    temperature larger by sqrt(K / (K - 1)), 12 % for K = 5 and 0.1 % for K = 400. The numbers of
+    the paper's Figure 2 are the code's.
     """
     return standardised(logits, dim=1)
 

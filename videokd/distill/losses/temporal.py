@@ -152,9 +152,9 @@ def temporal_difference(
     The change is `d_k = (f(k+1) - f(k)) / (seconds between)`, a channel and cell at a time; all of
     a clip's make up one vector, and q is its direction, so that steps and cells in which the
     teacher sees much motion weigh most. To distil changes instead of features is from delta
-    distillation (Habibian et al., ECCV 2022), where a student predicts the teacher's change, under
-    a plain squared error, for the teacher to be run on key frames only. The division by seconds,
-    and the normalisation, which frees it from the networks' scales, are videokd's.
+    distillation (Habibian et al., ECCV 2022), where a student learns how the teacher's features
+    vary over time, for the teacher to be run on key frames only. The division by seconds, and the
+    normalisation, which frees it from the networks' scales, are videokd's.
 
     Features that do not depend on time may be added to either side, and either side may be scaled,
     without a change. A clip in which the teacher sees none at all has no gradient. Between steps of
@@ -190,10 +190,11 @@ def token_relation(
     al., NeurIPS 2025).
 
     Over all pairs of a clip's cells in space and time, or those of different steps, or of the same
-    step; a cell with itself counts in the mean where its step does, as in the authors' code. They
-    upsample the student in time and pool it in space to the teacher's grid; here the teacher is
-    read at the student's seconds, and both are pooled to the coarser of their grids and
-    `max_side_cells`. Neither the scale nor a rotation of the channels matters, of either side.
+    step; a cell with itself counts in the mean where its step does, as in the authors' code. That
+    brings the student to the teacher's grid and channels: by a learned projection, interpolation in
+    time and a learned strided convolution in space. Here nothing is learned: the teacher is read at
+    the student's seconds, and both are pooled to the coarser of their grids and `max_side_cells`.
+    Neither the scale nor a rotation of the channels matters, of either side.
 
     Args:
         student: features [N, C_s, t, h_s, w_s], t at least 2 for `temporal`.
