@@ -9,22 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
+from command_line import call
 from tiny_recipes import recipe, student_recipe
 
-from videokd.cli import main
 from videokd.data.index import Index
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Exit status, stdout, stderr."""
-    status = 0
-    capsys.readouterr()
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as end:
-        status = int(end.code or 0)
-    out, err = capsys.readouterr()
-    return status, out, err
 
 
 def write_recipe(path: Path, settings: dict[str, Any]) -> Path:

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import call
 
 from videokd.bench.result import BenchmarkResult, Latency, results_json
-from videokd.cli import main
 from videokd.data.index import Index
 from videokd.engine.evaluate import EvalConfig
 from videokd.files import file_digest, write_text
@@ -30,17 +30,6 @@ from videokd.metrics import (
     write_probabilities,
 )
 from videokd.runs import evaluate
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Exit status, stdout, stderr of the command line in this process."""
-    try:
-        main([str(argument) for argument in arguments])
-        status = 0
-    except SystemExit as end:
-        status = int(end.code or 0)
-    out, err = capsys.readouterr()
-    return status, out, err
 
 
 def refuse(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:

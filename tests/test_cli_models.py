@@ -7,23 +7,11 @@ import subprocess
 import sys
 
 import pytest
+from command_line import call
 
-from videokd.cli import main
 from videokd.config import parse_config
 from videokd.models.catalog import CATALOG, entry
 from videokd.types import InputSpec
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Exit status, stdout, stderr."""
-    status = 0
-    capsys.readouterr()
-    try:
-        main(list(arguments))
-    except SystemExit as end:
-        status = int(end.code or 0)
-    out, err = capsys.readouterr()
-    return status, out, err
 
 
 def test_json_has_every_network_with_the_agreed_keys(capsys: pytest.CaptureFixture[str]) -> None:

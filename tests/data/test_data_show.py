@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from command_line import call
 from numbered_video import number_of
 from PIL import Image, ImageColor
 from tiny_recipes import student_settings
 
-from videokd.cli import main
 from videokd.data.augment import AugmentConfig, CentreCrop, FlipConfig
 from videokd.data.index import Index, write_index
 from videokd.data.loading import DataConfig, EvalLoader, TeacherInput, TrainLoader
@@ -218,15 +218,6 @@ def test_mirrored_frames_are_flagged_and_the_pixels_are_in_the_picture(tmp_path:
         )
         assert found
         assert (ImageColor.getrgb(MIRRORED) in colours(path)) == mirrored
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    status = 0
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as end:
-        status = int(end.code or 0)
-    return status, *capsys.readouterr()
 
 
 @pytest.fixture

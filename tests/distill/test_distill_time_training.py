@@ -195,6 +195,24 @@ def test_rkd_compares_what_its_source_says(source):
     assert terms["other"] > 1e-3
 
 
+def of_a_still_tap(term, teacher_shape):
+    """An objective of one term between a student's tap of one step and a teacher's of a shape."""
+    config = parse_config(
+        ObjectiveConfig,
+        {"terms": {"x": {**term, "student_tap": "still", "teacher_tap": "t"}}},
+        source="test",
+    )
+    networks = Networks(
+        student_taps={"still": TapShape(2, 1, 3, 3)},
+        teacher_taps={"t": teacher_shape},
+        student_pooled_dim=2,
+        teacher_pooled_dim=2,
+        num_classes=2,
+        num_videos=3,
+    )
+    return Objective(config, networks, seed=0)
+
+
 @pytest.mark.parametrize(
     "term",
     [
@@ -205,44 +223,18 @@ def test_rkd_compares_what_its_source_says(source):
     ],
 )
 def test_a_tap_of_one_step_has_no_time(term):
-    config = parse_config(
-        ObjectiveConfig,
-        {"terms": {"x": {**term, "student_tap": "still", "teacher_tap": "t"}}},
-        source="test",
-    )
-    networks = Networks(
-        student_taps={"still": TapShape(2, 1, 3, 3)},
-        teacher_taps={"t": TapShape(2, 4, 3, 3)},
-        student_pooled_dim=2,
-        teacher_pooled_dim=2,
-        num_classes=2,
-        num_videos=3,
-    )
     with pytest.raises(ConfigError, match=rf"'still' has one step in time, and {term['kind']}"):
-        Objective(config, networks, seed=0)
+        of_a_still_tap(term, TapShape(2, 4, 3, 3))
 
 
 @pytest.mark.parametrize(("settings", "is_refused"), [({}, False), ({"max_side_cells": 1}, True)])
 def test_cells_of_one_step_need_no_time_but_each_other(settings, is_refused):
     term = {"kind": "token_relation", "pairs": "spatial", **settings}
-    config = parse_config(
-        ObjectiveConfig,
-        {"terms": {"x": {**term, "student_tap": "still", "teacher_tap": "t"}}},
-        source="test",
-    )
-    networks = Networks(
-        student_taps={"still": TapShape(2, 1, 3, 3)},
-        teacher_taps={"t": TapShape(2, 4, 3, 1)},
-        student_pooled_dim=2,
-        teacher_pooled_dim=2,
-        num_classes=2,
-        num_videos=3,
-    )
     if not is_refused:
-        Objective(config, networks, seed=0)
+        of_a_still_tap(term, TapShape(2, 4, 3, 1))
         return
     with pytest.raises(ConfigError, match=r"terms\.x\.pairs: 'spatial' .* there is one; take taps"):
-        Objective(config, networks, seed=0)
+        of_a_still_tap(term, TapShape(2, 4, 3, 1))
 
 
 @pytest.mark.gpu

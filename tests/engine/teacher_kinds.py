@@ -5,15 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from tiny_recipes import as_config, recipe
 
 from videokd.checkpoint import load_checkpoint
 from videokd.data.index import Index
-from videokd.engine.train import Trainer
 from videokd.runs import train
-from videokd.types import ClipBatch
 
 MIXED = {"mixup_alpha": 0.4, "cutmix_alpha": 1.0, "probability": 0.5}
 
@@ -73,16 +70,3 @@ def state_of(run_dir: Path, *keys: str, name: str = "last.pt") -> dict[str, torc
 def assert_same_state(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
     assert one.keys() == other.keys()
     assert not [name for name in one if not torch.equal(one[name], other[name])]
-
-
-def stop_after(patch: pytest.MonkeyPatch, num_steps: int) -> None:
-    """As a power cut would: nothing after that many steps is done, nothing is tidied up."""
-    steps = iter(range(num_steps))
-    original = Trainer._step
-
-    def step(self: Trainer, batch: ClipBatch, number: int) -> dict[str, torch.Tensor]:
-        if next(steps, None) is None:
-            raise RuntimeError("power cut")
-        return original(self, batch, number)
-
-    patch.setattr(Trainer, "_step", step)

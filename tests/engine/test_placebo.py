@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from teacher_kinds import assert_same_state, kind_recipe, run, state_of, stop_after
+from power_cut import stop_after
+from teacher_kinds import assert_same_state, kind_recipe, run, state_of
 from tiny_recipes import as_config
 
 from videokd.data.index import Index

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from power_cut import stop_after
 from teacher_kinds import (
     assert_same_state,
     kind_recipe,
     run,
     state_of,
-    stop_after,
     teacher_of,
 )
 from tiny_recipes import as_config, student_settings, teacher_recipe

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from teacher_kinds import kind_recipe, state_of, stop_after, teacher_of
+from power_cut import stop_after
+from teacher_kinds import kind_recipe, state_of, teacher_of
 from tiny_recipes import as_config
 
 from videokd.data.index import Index

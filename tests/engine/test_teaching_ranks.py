@@ -20,7 +20,7 @@ from videokd.tracking import read_metrics
 SCRIPT = """
 import sys
 import pytest
-from teacher_kinds import stop_after
+from power_cut import stop_after
 from videokd.recipe import load_recipe
 from videokd.runs import train
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from power_cut import stop_after
 from tiny_recipes import as_config, recipe, student_recipe, student_settings
 
 from videokd.checkpoint import load_checkpoint
@@ -54,19 +55,6 @@ def assert_same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Ten
 
 def losses(run_dir: Path) -> list[float]:
     return [row["loss"] for row in read_metrics(run_dir / "metrics.jsonl") if "loss" in row]
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, num_steps: int) -> None:
-    """As a power cut would: nothing after that many steps is done, nothing is tidied up."""
-    steps = iter(range(num_steps))
-    original = Trainer._step
-
-    def step(self: Trainer, batch: ClipBatch, number: int) -> dict[str, torch.Tensor]:
-        if next(steps, None) is None:
-            raise RuntimeError("power cut")
-        return original(self, batch, number)
-
-    monkeypatch.setattr(Trainer, "_step", step)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_train import assert_same_weights, losses, run, stop_after, weights
+from power_cut import stop_after
+from test_train import assert_same_weights, losses, run, weights
 from tiny_recipes import as_config, student_recipe, student_settings
 
 from videokd.config import dump_yaml

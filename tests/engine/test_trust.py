@@ -14,7 +14,8 @@ import scipy.stats  # noqa: F401 - its import would count as the time of an exam
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from teacher_kinds import MIXED, assert_same_state, kind_recipe, state_of, stop_after
+from power_cut import stop_after
+from teacher_kinds import MIXED, assert_same_state, kind_recipe, state_of
 from tiny_recipes import as_config
 
 from videokd import runs

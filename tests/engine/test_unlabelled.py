@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from power_cut import stop_after
 from teacher_kinds import (
     assert_same_state,
     kind_recipe,
     run,
     state_of,
-    stop_after,
 )
 from tiny_recipes import FLIP_SWAPS, SPEC, as_config, recipe, student_settings
 

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from command_line import call
 
 from videokd.cli import main
 from videokd.experiments.ablation.choices import Choices
@@ -19,18 +20,6 @@ from videokd.experiments.ablation.records import Results
 from videokd.experiments.ablation.study import QUICK
 
 EMBEDDED = ("reproduce", "ablation", "--quick", "--device", "cpu", "--only", "embedded")
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Exit status, stdout, stderr."""
-    status = 0
-    capsys.readouterr()
-    try:
-        main(list(arguments))
-    except SystemExit as end:
-        status = int(end.code or 0)
-    out, err = capsys.readouterr()
-    return status, out, err
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from power_cut import stop_after
 from tiny_recipes import as_config, student_recipe
 
 from videokd.checkpoint import load_checkpoint
@@ -239,15 +240,8 @@ def test_a_student_from_a_cache_resumes_exactly(
 ) -> None:
     cut = from_cache(settings, work / "cut", cache.folder)
     cut["train"]["checkpoint_every_steps"] = 2
-    original, steps = Trainer._step, iter(range(5))
-
-    def step(self: Trainer, batch: ClipBatch, number: int) -> Any:
-        if next(steps, None) is None:
-            raise RuntimeError("power cut")
-        return original(self, batch, number)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", step)
+        stop_after(patch, 5)
         with pytest.raises(RuntimeError, match="power cut"):
             run(cut)
     assert_same_weights(run(cut), student)
@@ -299,15 +293,9 @@ def test_a_run_goes_on_when_its_cache_has_grown(
     """For another student's more epochs; the rows of this one's are the same."""
     folder = cached(settings, work / "grown_meanwhile").folder
     cut = from_cache(settings, work / "cut_by_growth", folder)
-    original = Trainer._step
-
-    def step(self: Trainer, batch: ClipBatch, number: int) -> Any:
-        if number == 8:
-            raise RuntimeError("power cut")
-        return original(self, batch, number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", step)
+        stop_after(patch, 8)
         with pytest.raises(RuntimeError, match="power cut"):
             run(cut)
     assert cached(settings, folder, num_epochs=3).num_epochs == 3
@@ -609,15 +597,9 @@ def test_a_video_that_did_not_decode_once_is_left_out_of_that_epoch_alone(
         patch.setattr(ClipSource, "clips", clips)
         folder = cached(changed, work / "away").folder
     whole = run(from_cache(changed, work / "away_whole", folder))
-    cut, of_step = from_cache(changed, work / "away_cut", folder), Trainer._step
-
-    def step(self: Trainer, batch: ClipBatch, number: int) -> Any:
-        if number == 6:
-            raise RuntimeError("power cut")
-        return of_step(self, batch, number)
-
+    cut = from_cache(changed, work / "away_cut", folder)
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", step)
+        stop_after(patch, 6)
         with pytest.raises(RuntimeError, match="power cut"):
             run(cut)
     assert_same_weights(run(cut), whole)
