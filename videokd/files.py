@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import hashlib
 import io
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 from videokd.errors import UserError
 
@@ -89,3 +91,18 @@ def write_listing(path: Path, columns: Sequence[str], rows: Sequence[Sequence[ob
         write_csv(path, columns, rows)
     else:
         path.unlink(missing_ok=True)
+
+
+def lock_or_refuse(file: IO[Any], refusal: str) -> None:
+    """Hold an open, writable file against other processes; the lock goes with the process.
+
+    A record lock: unlike `flock`'s, it is not inherited by decoding workers, which outlive a killed
+    process by seconds. Any close of the file in this process gives it up, so nobody else opens it.
+
+    Raises:
+        UserError: `refusal`, where another process holds it.
+    """
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        raise UserError(refusal) from None

@@ -8,7 +8,6 @@ a distilled run's also `taps.txt`, what its terms compared.
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -27,7 +26,7 @@ from videokd.engine.train import Trainer
 from videokd.engine.trust import check_teachers
 from videokd.errors import UserError
 from videokd.evaluation import eval_job
-from videokd.files import check_place, read_text, write_text, written_beside
+from videokd.files import check_place, lock_or_refuse, read_text, write_text, written_beside
 from videokd.metrics import calibration, write_probabilities
 from videokd.progress import show_progress
 from videokd.recipe import (
@@ -151,19 +150,13 @@ def _report_taps(trainer: Trainer, run_dir: Path, *, quiet: bool) -> None:
 
 @contextmanager
 def _alone_in(run_dir: Path) -> Iterator[None]:
-    """Hold the run folder's recipe locked; the lock goes with the process, however it ends.
-
-    A record lock: unlike `flock`'s, it is not inherited by decoding workers, which outlive a killed
-    process by seconds. Any close of the file in this process gives it up, so nobody else opens it.
-    """
+    """Hold the run folder's recipe locked."""
     with (run_dir / RECIPE).open("r+b") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise UserError(
-                f"{run_dir}: another process trains into this folder; wait for it, or set another "
-                "output_dir"
-            ) from None
+        lock_or_refuse(
+            file,
+            f"{run_dir}: another process trains into this folder; wait for it, or set another "
+            "output_dir",
+        )
         yield
 
 

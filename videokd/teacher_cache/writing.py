@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from videokd.data.augment.device import mixed_targets
 from videokd.data.loading import TrainLoader
 from videokd.engine.teaching import Teaching
 from videokd.errors import UserError
+from videokd.files import lock_or_refuse
 from videokd.teacher_cache.contents import Contents
 from videokd.teacher_cache.manifest import Manifest
 from videokd.teacher_cache.rows import rows_of
@@ -166,15 +166,9 @@ def _check_unreadable(unreadable: dict[int, str], num_videos: int, limit_pct: fl
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Hold the cache's lock: one command writes at a time. It goes with the process.
-
-    A record lock, which decoding workers do not inherit: they may outlive a killed process.
-    """
+    """Hold the cache's lock: one command writes at a time."""
     with (folder / _LOCK).open("a+b") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise UserError(
-                f"{folder}: another process writes this cache; wait for it, or give another --out"
-            ) from None
+        lock_or_refuse(
+            file, f"{folder}: another process writes this cache; wait for it, or give another --out"
+        )
         yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from videokd.errors import UserError
+from videokd.files import lock_or_refuse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,10 +57,7 @@ def open_manifest(path: Path, settings: Mapping[str, Any]) -> Iterator[Manifest]
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise UserError(f"{path.parent}: another process prepares videos there") from None
+        lock_or_refuse(file, f"{path.parent}: another process prepares videos there")
         yield Manifest(file, path, settings)
 
 

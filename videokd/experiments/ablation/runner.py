@@ -26,6 +26,7 @@ from videokd.experiments.ablation.plan import Job, Plan
 from videokd.experiments.ablation.records import Key, Record, Results
 from videokd.experiments.ablation.tuning import finished
 from videokd.experiments.ablation.work import prepare_job, read_outcome, run_job
+from videokd.files import lock_or_refuse
 
 if TYPE_CHECKING:
     from videokd.recipe import Device
@@ -287,14 +288,9 @@ def only_one(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another one holds it.
     """
-    import fcntl
-
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise UserError(
-                f"{folder}: another `videokd reproduce ablation` writes here; wait for it"
-            ) from None
+        lock_or_refuse(
+            file, f"{folder}: another `videokd reproduce ablation` writes here; wait for it"
+        )
         yield
