@@ -18,6 +18,15 @@ def _silent(_done: int, _total: int, _note: str = "") -> None:
     pass
 
 
+def say(text: str) -> None:
+    """A line on stderr, at once."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def hush(_text: str) -> None:
+    """In `say`'s place where nothing is to be said."""
+
+
 def speaks_for_all() -> bool:
     """Whether this process prints; under torchrun only the first does."""
     return os.environ.get("RANK", "0") == "0"
@@ -79,7 +88,7 @@ def _lines(what: str) -> Iterator[Report]:
         if first_done < done < total:
             # Work done before this call (a resumed run) says nothing about the speed of this one.
             line += f", {duration(elapsed / (done - first_done) * (total - done))} left"
-        print(line + (f", {note}" if note else ""), file=sys.stderr, flush=True)
+        say(line + (f", {note}" if note else ""))
 
     yield report
 

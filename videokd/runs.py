@@ -28,7 +28,7 @@ from videokd.errors import UserError
 from videokd.evaluation import eval_job
 from videokd.files import check_place, lock_or_refuse, read_text, write_text, written_beside
 from videokd.metrics import calibration, write_probabilities
-from videokd.progress import show_progress
+from videokd.progress import hush, say, show_progress
 from videokd.recipe import (
     Device,
     RunConfig,
@@ -81,7 +81,7 @@ def train(
     claims_folder(config)
     fabric = create_fabric(device, config.train.precision, cpu_threads=config.train.cpu_threads)
     quiet = quiet or not fabric.is_global_zero
-    trainer = build(config, fabric, say=_hush if quiet else _say)
+    trainer = build(config, fabric, say=hush if quiet else say)
     if not fabric.is_global_zero:
         return _train(config, trainer, insist=insist, quiet=True)
     if not claims_folder(config):
@@ -131,7 +131,7 @@ def _check_teachers(trainer: Trainer, *, insist: bool, quiet: bool) -> None:
             batch_size=trainer.config.batch_size,
             num_parts=trainer.config.accumulate,
             insist=insist,
-            say=_hush if quiet else _say,
+            say=hush if quiet else say,
         )
 
 
@@ -141,7 +141,7 @@ def _report_taps(trainer: Trainer, run_dir: Path, *, quiet: bool) -> None:
     def tell(text: str) -> None:
         write_text(run_dir / TAPS, text)
         if not quiet:
-            _say(text.rstrip())
+            say(text.rstrip())
 
     objective = trainer.learner.objective
     if objective.config.needs_teacher:
@@ -268,7 +268,7 @@ def _saved_rows(path: Path) -> list[BenchmarkResult]:
     try:
         return read_results(path)
     except UserError as error:  # another version's rows cannot stand beside new ones
-        _say(f"{error}; its rows are replaced")
+        say(f"{error}; its rows are replaced")
         return []
 
 
@@ -384,6 +384,7 @@ def _what_decides(config: RunConfig) -> str:
     """The recipe as YAML, without the settings that change nothing in the weights."""
     unseen_of_data = {
         "num_workers": 0,
+        "keep_decoded_gib": 0.0,
         "max_unreadable_pct": 0.0,
         "decode_time_limit_seconds": 1.0,
     }
@@ -398,13 +399,3 @@ def _first_difference(mine: str, theirs: str) -> str:
         if own != other:
             return f"this one says {own.strip()!r}, that one {other.strip()!r}"
     return "one is longer than the other"
-
-
-def _hush(_: str) -> None:
-    pass
-
-
-def _say(text: str) -> None:
-    import sys
-
-    print(text, file=sys.stderr, flush=True)

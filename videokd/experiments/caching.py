@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from videokd.data.loading import TrainLoader
 from videokd.engine.trust import check_teachers
 from videokd.errors import ConfigError, UserError
 from videokd.files import check_place
-from videokd.progress import Report, show_progress
+from videokd.progress import Report, hush, say, show_progress
 from videokd.recipe import Device, RunConfig, TeacherParts, create_fabric, load_teacher
 from videokd.recipe.building import train_loader
 from videokd.recipe.cached import cache_identity, trained_teachers
@@ -137,7 +136,7 @@ def cache_teacher(
     with _held(folder, is_first=fabric.is_global_zero):
         plan = _plan(folder, wanted, config) if fabric.is_global_zero else (wanted, [])
         manifest, missing = fabric.broadcast(plan)  # what the first process found
-        say = _hush if quiet or not fabric.is_global_zero else _say
+        tell = hush if quiet or not fabric.is_global_zero else say
         if len(missing) == len(all_chunks(manifest)):
             check_teachers(
                 fabric,
@@ -146,10 +145,10 @@ def cache_teacher(
                 batch_size=config.train.batch_size,
                 num_parts=config.train.accumulate,
                 insist=insist,
-                say=say,
+                say=tell,
             )
         if missing:
-            say(_announcement(folder, manifest, missing, config))
+            tell(_announcement(folder, manifest, missing, config))
         with show_progress(f"cache {folder.name}", quiet=quiet) as report:
             loader.quarantine(_unreadable(folder))  # as a run that goes on: not opened again
             write_chunks(
@@ -341,14 +340,6 @@ def _outcome(
         seconds=seconds,
         already_done=already_done,
     )
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _hush(_text: str) -> None:
-    pass
 
 
 def _precision(fabric: Fabric) -> str:

@@ -7,7 +7,6 @@ An interrupted demo goes on where it stopped when the same command is started ag
 from __future__ import annotations
 
 import json
-import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from videokd.errors import UserError
 from videokd.experiments.benchmark import benchmark_runs
 from videokd.experiments.compare import compare_reported
 from videokd.files import read_text, write_text
-from videokd.progress import duration, show_progress
+from videokd.progress import duration, say, show_progress
 from videokd.recipe import Device, RunConfig, load_recipe
 from videokd.runs import evaluate, train
 
@@ -57,15 +56,15 @@ def run_demo(
         )
     accuracy: dict[str, dict[str, Any]] = {}
     for number, role in enumerate(ROLES, start=2):
-        _announce(f"{number}/7 {role}")
+        say(f"{number}/7 {role}")
         with clock.measure(role):
             # Nothing has learnt anything in the quick form.
             train(recipes[role], device=device, insist=quick)
             accuracy[role] = evaluate(out / role, device=device)
-    _announce("6/7 benchmark")
+    say("6/7 benchmark")
     with clock.measure("benchmark"):
         results = benchmark_runs([out / role for role in ROLES], device=device, quick=quick)
-    _announce("7/7 report")
+    say("7/7 report")
     comparisons, not_compared = compare_reported([out / role for role in ROLES], results)
     seconds = clock.total()
     paths = write_report(
@@ -127,10 +126,6 @@ class _Clock:
 
     def total(self) -> float:
         return sum(self.seconds.values())
-
-
-def _announce(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _command(out: Path, *, seed: int, quick: bool) -> str:

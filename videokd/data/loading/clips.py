@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videokd.data.augment import render, source_rectangle
+from videokd.data.loading.kept_frames import KeptFrames
 from videokd.data.loading.supervised import Place
-from videokd.data.readers import frame_seconds, open_video
+from videokd.data.readers import Frames, frame_seconds, open_video
 from videokd.data.sampling import refuses
 from videokd.data.sampling.protocols import EvalProtocol
 from videokd.data.scan import scan_video
@@ -112,20 +114,28 @@ def replay_all(
     specs: Mapping[str, InputSpec],
     *,
     reader: ReaderChoice = "auto",
+    kept: KeptFrames | None = None,
 ) -> list[Rendered]:
-    """`replay` of several draws of one video: the union of all frames is decoded once."""
-    union = np.unique(np.concatenate([draw.frame_ids[n].ravel() for draw in draws for n in specs]))
+    """`replay` of several draws of one video: the union of all frames is decoded once, or taken
+    from memory."""
+    ids = np.unique(np.concatenate([draw.frame_ids[n].ravel() for draw in draws for n in specs]))
+    decode = partial(_decoded, record, reader)
+    decoded, numbers = (decode(ids), ids) if kept is None else kept.read(record, ids, decode)
+    return [_rendered(decoded, numbers, draw, specs, record.fps) for draw in draws]
+
+
+def _decoded(record: VideoRecord, reader: ReaderChoice, ids: NDArray[np.int64]) -> Frames:
     chosen = chosen_reader(record, reader)
     with open_video(record.path, chosen, num_frames=record.num_frames) as video:
         _refuse_other_size(record)
-        decoded = video.read(union)
+        decoded = video.read(ids)
     if decoded.shape[1:3] != (record.height, record.width):
         raise UnreadableVideo(
             record.path,
             f"its frames are {decoded.shape[1]}x{decoded.shape[2]} px, the index says "
             f"{record.height}x{record.width}; index it again",
         )
-    return [_rendered(decoded, union, draw, specs, record.fps) for draw in draws]
+    return decoded
 
 
 def _refuse_other_size(record: VideoRecord) -> None:
@@ -144,7 +154,7 @@ def _refuse_other_size(record: VideoRecord) -> None:
 
 def _rendered(
     decoded: NDArray[np.uint8],
-    union: NDArray[np.int64],
+    numbers: NDArray[np.int64],
     draw: Draw,
     specs: Mapping[str, InputSpec],
     fps: float,
@@ -154,7 +164,7 @@ def _rendered(
         ids = draw.frame_ids[name]
         views = [
             render(
-                _cut(decoded, np.searchsorted(union, clip), crop),
+                _cut(decoded, np.searchsorted(numbers, clip), crop),
                 _WHOLE,
                 crop_px=spec.crop_px,
                 resample=spec.resample,

@@ -31,6 +31,7 @@ from videokd.data.loading.clips import (
     read_clips,
     replay,
 )
+from videokd.data.loading.kept_frames import KeptFrames
 from videokd.data.loading.row_checks import check_videos
 from videokd.data.loading.sources import (
     CachedEpochs,
@@ -80,6 +81,9 @@ class DataConfig(Config):
     num_workers: int = Field(default=2, ge=0)
     """Processes that decode and render; 0: in the training process, where a decoder that hangs or
     crashes takes the run with it."""
+    keep_decoded_gib: float = Field(default=0.0, ge=0)
+    """Memory for decoded training videos: what fits is decoded once, the rest in every epoch. Each
+    worker keeps its own in its share of it, so `num_workers: 0` keeps the most."""
     decode_time_limit_seconds: float = Field(default=60.0, gt=0)
     """A worker that is at one video for longer is cut off. In training the video counts as
     unreadable and is not opened again; evaluation stops there."""
@@ -195,6 +199,7 @@ class TrainLoader:
                 config.reader,
                 hidden=frozenset(hidden),
                 rendered=None if cached is None else frozenset({STUDENT}),
+                kept=_memory(config),
             ),
             ids=np.array(ids, dtype=np.int64),
             augment=config.augment,
@@ -310,6 +315,11 @@ class EvalLoader:
             num_workers=self._config.num_workers,
             time_limit_seconds=self._config.decode_time_limit_seconds,
         )
+
+
+def _memory(config: DataConfig) -> KeptFrames | None:
+    share_bytes = int(config.keep_decoded_gib * 2**30 / max(1, config.num_workers))
+    return KeptFrames(share_bytes) if share_bytes else None
 
 
 def _check_ranks(batch_size: int, rank: int, world_size: int) -> None:

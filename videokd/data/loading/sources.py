@@ -30,6 +30,7 @@ from videokd.data.loading.clips import (
     eval_draw,
     replay_all,
 )
+from videokd.data.loading.kept_frames import KeptFrames
 from videokd.data.loading.supervised import Place
 from videokd.data.sampling import TeacherView, frame_ids, teacher_frame_ids
 from videokd.data.sampling.protocols import EvalProtocol
@@ -68,6 +69,8 @@ class ClipSource:
     """Videos whose labels are not shown."""
     rendered: frozenset[str] | None = None
     """Renderings that are made; None: all that are drawn."""
+    kept: KeptFrames | None = None
+    """Memory of this process for decoded videos; after a fork each process has its own."""
 
     def clips(
         self,
@@ -78,7 +81,7 @@ class ClipSource:
     ) -> list[Clip]:
         """Clips of one video, decoded together."""
         with place.decoding(draws[0].video_id):
-            rendered = replay_all(record, draws, self._made, reader=self.reader)
+            rendered = replay_all(record, draws, self._made, reader=self.reader, kept=self.kept)
         labels = () if draws[0].video_id in self.hidden else record.labels
         target = np.zeros(len(self.index.classes), dtype=np.float32)
         target[list(labels)] = 1

@@ -12,7 +12,13 @@ from videokd.config import laid_over
 Overrides = Mapping[str, Any]
 """Dotted path -> plain value."""
 
-_SAYS_NOTHING = ("output_dir", "data.num_workers", "train.tensorboard", "train.log_every_steps")
+_SAYS_NOTHING = (
+    "output_dir",
+    "data.num_workers",
+    "data.keep_decoded_gib",
+    "train.tensorboard",
+    "train.log_every_steps",
+)
 """Settings that leave the weights as they are."""
 
 

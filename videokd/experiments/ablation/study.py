@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -35,7 +34,7 @@ from videokd.experiments.ablation.runner import (
     only_one,
 )
 from videokd.experiments.ablation.tuning import choose_all, is_current
-from videokd.progress import show_progress
+from videokd.progress import say, show_progress
 
 if TYPE_CHECKING:
     from videokd.recipe import Device
@@ -211,7 +210,7 @@ class _Work:
 
     def say(self, text: str) -> None:
         if not self.request.quiet:
-            print(text, file=sys.stderr, flush=True)
+            say(text)
 
     def prepare(self) -> None:
         """Videos and indexes of the studies that are asked for."""
