@@ -15,7 +15,7 @@ from videokd.experiments.ablation.overrides import nested, settings_digest, valu
 from videokd.experiments.ablation.plan import NotChosen
 from videokd.experiments.ablation.records import Key, Record, Results, pack, unpack
 from videokd.experiments.ablation.tuning import choose_all, is_current
-from videokd.experiments.ablation.work import check_job
+from videokd.experiments.ablation.work import check_job, product_of
 
 
 def with_row(**changes):
@@ -252,6 +252,77 @@ def test_the_control_of_equal_time_gets_the_teachers_time_too(tmp_path):
     assert plan.choices.find("mine", "long", None).over == {"train.epochs": 55}
     settings = plan_of(places).job(Key("mine", "run", "long", 0)).settings
     assert settings["train"] == {"epochs": 55, "batch_size": 4, "optim": {"lr": 0.02}}
+
+
+# What the teacher says, kept once a seed.
+
+
+def with_cache(**changes):
+    """`logits` reads a cache, which its placebo cannot."""
+    rows = study()["rows"]
+    rows["cache"] = {
+        "label": "cache",
+        "kind": "cache",
+        "recipe": "recipe.yaml",
+        "over": {"objective.terms.soft": {"kind": "soft_targets"}},
+        "uses": {"teacher.checkpoint": "teacher"},
+        **changes,
+    }
+    rows["logits"]["uses"] = {"teacher.checkpoint": "teacher", "teacher.cache": "cache"}
+    rows["shuffled"]["uses"] = {"teacher.cache": None}
+    return study(rows=rows)
+
+
+def test_each_seed_has_a_cache_of_its_own_and_the_trials_too(tmp_path):
+    places = written(tmp_path, mine=with_cache())
+    choose_all(plan_of(places), tuned(places, "mine", {"logits": (70.0, 60.0)}), "mine", ["logits"])
+    plan = plan_of(places)
+    for key in (Key("mine", "tune", "logits", 1000, trial=0), Key("mine", "run", "logits", 1)):
+        cache = Key("mine", key.stage, "cache", key.seed)
+        assert cache in plan.job(key).needs
+        folder = places.runs / "mine" / "cache" / f"seed{key.seed}" / "cache"
+        assert plan.job(key).settings["teacher"]["cache"] == str(folder)
+        assert plan.job(cache).is_cache
+        assert plan.job(cache).splits == ()
+        assert product_of(plan.job(cache)) == folder / "cache.json"
+    assert "cache" not in plan.job(Key("mine", "run", "shuffled", 1)).settings["teacher"]
+    assert [key.seed for key in plan.run_keys("mine", "cache")] == [0, 1]
+
+
+def test_a_cache_of_another_teacher_is_another_cache(tmp_path):
+    digests = set()
+    for epochs in (10, 11):
+        settings = with_cache()
+        settings["rows"]["teacher"]["over"] = {"train.epochs": epochs}
+        plan = plan_of(written(tmp_path / str(epochs), mine=settings))
+        digests.add(plan.job(Key("mine", "tune", "logits", 1000, trial=0)).digest)
+    assert len(digests) == 2
+
+
+def test_the_time_of_a_row_has_its_cache_in_it(tmp_path):
+    settings = with_cache()
+    settings["rows"]["long"] = {
+        "like": "plain",
+        "label": "long",
+        "choice_of": "plain",
+        "total_time_of": "logits",
+    }
+    places = written(tmp_path, mine=settings)
+    results = tuned(places, "mine", {"plain": (50.0, 60.0), "logits": (70.0, 60.0)})
+    plan = plan_of(places)
+    teacher, cache = (
+        Key("mine", "tune", row, seed) for row, seed in (("teacher", 0), ("cache", 1000))
+    )
+    results.add(record(plan, teacher, {"val": 90.0}, train_seconds=270.0), [])
+    results.add(record(plan, cache, {}, train_seconds=30.0), [])
+    choose_all(plan, results, "mine", ["plain", "logits", "long"])
+    # 60 s for 10 epochs: the student's 60 s, the teacher's 270 s and the cache's 30 s are 60.
+    assert plan.choices.find("mine", "long", None).over == {"train.epochs": 60}
+
+
+def test_a_cache_has_the_seeds_of_its_readers(tmp_path):
+    with pytest.raises(ConfigError, match="a cache has the study's seeds"):
+        plan_of(written(tmp_path, mine=with_cache(seeds=[0])))
 
 
 # Test videos have no part in choosing.

@@ -17,10 +17,10 @@ from videokd.config import Config, did_you_mean, load_config
 from videokd.data.synthetic import PRESETS
 from videokd.errors import ConfigError
 
-Kind = Literal["start", "teacher", "control", "placebo", "distilled"]
-"""`start` and `teacher` are what other rows read; the others are compared."""
+Kind = Literal["start", "teacher", "cache", "control", "placebo", "distilled"]
+"""`start`, `teacher` and `cache` are what other rows read; the others are compared."""
 
-PREREQUISITES: tuple[Kind, ...] = ("start", "teacher")
+PREREQUISITES: tuple[Kind, ...] = ("start", "teacher", "cache")
 
 Settings = dict[str, JsonValue]
 """Dotted path -> value, laid over a recipe."""
@@ -115,7 +115,8 @@ class Row(Config):
     below: Settings = Field(default_factory=dict)
     """`over` of the row that this one is like, filled in when the ladder is read."""
     uses: dict[str, str] = Field(default_factory=dict)
-    """Dotted path of a setting -> the row whose run folder goes there."""
+    """Dotted path of a setting -> the row whose run folder, or cache, goes there. `null` takes away
+    what the row that this one is like has there."""
     tune: tuple[str | Axis, ...] = ()
     """Axes, by the name that the study gives them or written out; trials are their product."""
     choice_of: str | None = None
@@ -180,6 +181,11 @@ class Study(Config):
             referred = [*row.uses.values(), row.choice_of, row.total_time_of, row.versus]
             for other in referred:
                 _check_known(other, self.rows, where)
+            if row.kind == "cache" and (row.seeds is not None or self.folds):
+                raise ValueError(
+                    f"{where}: a cache has the study's seeds, and no folds; it is of the draws of "
+                    "one seed on one split"
+                )
             if row.is_prerequisite != (row.group is None):
                 raise ValueError(f"{where}: a row is compared in a group, or is read by others")
             tuned = [row.choice_of, row.total_time_of] if row.total_time_of else []
@@ -247,9 +253,12 @@ class Study(Config):
         ]
 
     def seeds_of(self, name: str) -> tuple[int, ...]:
-        """The seeds that a row is reported with."""
-        own = self.rows[name].seeds
-        return self.seeds if own is None else own
+        """The seeds that a row is reported with; a cache is of the draws of a seed, so there is one
+        for those of the trials too, first."""
+        row = self.rows[name]
+        if row.seeds is not None:
+            return row.seeds
+        return (*self.tuning.seeds, *self.seeds) if row.kind == "cache" else self.seeds
 
 
 class Ladder(Config):
@@ -329,7 +338,8 @@ def _filled(name: str, rows: Mapping[str, Any], seen: tuple[str, ...]) -> Any:
     own = {**taken, **row}
     own["below"] = {**below.get("below", {}), **below.get("over", {})}
     own["over"] = row.get("over", {})
-    own["uses"] = {**below.get("uses", {}), **row.get("uses", {})}
+    uses = {**below.get("uses", {}), **row.get("uses", {})}
+    own["uses"] = {path: name for path, name in uses.items() if name is not None}
     return own
 
 

@@ -23,6 +23,9 @@ from videokd.experiments.ablation.overrides import (
 from videokd.experiments.ablation.records import Key
 from videokd.experiments.folds import with_fold
 
+CACHE = "cache"
+"""In the run folder of a cache: the cache itself."""
+
 
 class NotChosen(Exception):
     """A run whose settings are still to be chosen."""
@@ -61,6 +64,8 @@ class Job:
     probe: bool
     insist: bool
     """Its teacher is meant to be at chance."""
+    is_cache: bool = False
+    """The teacher's outputs are written, and nothing is trained."""
 
     @property
     def epochs(self) -> int:
@@ -95,6 +100,7 @@ class Plan:
         return [
             Key(study, "run", row, seed, fold)
             for seed in one.seeds_of(row)
+            if seed not in one.tuning.seeds
             for fold in (folds or (None,))
         ]
 
@@ -155,7 +161,7 @@ class Plan:
         used: Overrides = {
             "seed": key.seed,
             "output_dir": str(run_dir),
-            **{path: str(self.run_dir(needed)) for path, needed in needs.items()},
+            **{path: str(self.product_dir(needed)) for path, needed in needs.items()},
         }
         settings = with_overrides(settings, [used])
         digests = {path: self.job(needed).digest for path, needed in needs.items()}
@@ -168,6 +174,7 @@ class Plan:
             needs=tuple(needs.values()),
             probe=row.probe and key.stage == "run",
             insist=row.kind == "placebo" or bool(self.places.moved),
+            is_cache=row.kind == "cache",
         )
 
     def run_dir(self, key: Key) -> Path:
@@ -179,6 +186,11 @@ class Plan:
         parts += [] if key.trial is None else [f"trial{key.trial}"]
         parts += [] if key.fold is None else [f"fold{key.fold}"]
         return self.places.runs.joinpath(*parts, f"seed{key.seed}")
+
+    def product_dir(self, key: Key) -> Path:
+        """What another run's setting names to read it."""
+        run_dir = self.run_dir(key)
+        return run_dir / CACHE if self.row(key).kind == "cache" else run_dir
 
     def read_by(self, study: str, row: str) -> set[str]:
         """The rows that a row reads, and those that they read."""
@@ -262,7 +274,10 @@ class Plan:
         return Key(key.study, "tune", name, study.tuning.seeds[0], None, trial)
 
     def _splits(self, key: Key, settings: Mapping[str, Any]) -> tuple[str, ...]:
-        """Validation alone in the stage tune; where there are folds, the two that are left out."""
+        """Validation alone in the stage tune; where there are folds, the two that are left out. A
+        cache has no accuracy."""
+        if self.row(key).kind == "cache":
+            return ()
         if key.fold is not None and key.stage == "tune":
             held = [validation_split(fold) for fold in key.fold.split("-")]
             is_one_way = key.trial is None and not self.row(key).is_prerequisite

@@ -19,13 +19,12 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
-from videokd.checkpoint import BEST
 from videokd.engine.interruption import Interrupted
 from videokd.errors import UserError
 from videokd.experiments.ablation.plan import Job, Plan
 from videokd.experiments.ablation.records import Key, Record, Results
 from videokd.experiments.ablation.tuning import finished
-from videokd.experiments.ablation.work import prepare_job, read_outcome, run_job
+from videokd.experiments.ablation.work import prepare_job, product_of, read_outcome, run_job
 from videokd.files import lock_or_refuse
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ def missing(plan: Plan, results: Results, keys: Sequence[Key]) -> list[Key]:
     for key in plan.with_needs(open_keys):
         record = finished(plan, results, key)
         is_read = key not in open_keys
-        if record is None or (is_read and not _has_folder(plan.job(key))):
+        if record is None or (is_read and not product_of(plan.job(key)).is_file()):
             wanted.append(key)
     return wanted
 
@@ -144,7 +143,7 @@ class Runner:
         """Runs that ended when nobody was there to write them down."""
         for key in list(todo):
             found = read_outcome(plan.job(key))
-            if found is not None and _has_folder(plan.job(key)):
+            if found is not None and product_of(plan.job(key)).is_file():
                 self.results.add(*found)
                 outcome.num_done += 1
                 todo.remove(key)
@@ -200,10 +199,6 @@ def _in_short(record: Record) -> str:
         return f"no result: {record.failed}"
     scores = ", ".join(f"{split} {one.top1_pct:.2f} %" for split, one in record.scores.items())
     return f"{scores} in {record.wall_seconds:.0f} s"
-
-
-def _has_folder(job: Job) -> bool:
-    return (job.run_dir / BEST).is_file()
 
 
 class _Here:

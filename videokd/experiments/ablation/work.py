@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from videokd.checkpoint import BEST
 from videokd.config import parse_config
-from videokd.experiments.ablation.plan import Job
+from videokd.experiments.ablation.plan import CACHE, Job
 from videokd.experiments.ablation.records import Key, Record, Score, Videos, pack
 from videokd.files import file_digest, read_text, write_text
+from videokd.teacher_cache.manifest import MANIFEST
 
 if TYPE_CHECKING:
     from videokd.metrics import Predictions
@@ -23,6 +24,8 @@ JOB = "job.json"
 """In the run folder: what is to be done there."""
 RECORD = "record.json"
 """In the run folder: what was found, until it stands among the results."""
+_SPENT = "seconds.txt"
+"""In the run folder of a cache: what all starts took."""
 
 
 def run_job(job: Job, *, device: Device = "auto", jobs: int = 1, quiet: bool = False) -> None:
@@ -37,17 +40,26 @@ def run_job(job: Job, *, device: Device = "auto", jobs: int = 1, quiet: bool = F
     from videokd.recipe import RunConfig
 
     check_job(job)
+    videos: list[Videos] = []
     started = time.monotonic()
     config = parse_config(RunConfig, dict(job.settings), source=str(job.key))
     _make_room(job)
     try:
-        record, videos = _trained_and_scored(job, config, device=device, quiet=quiet)
+        if job.is_cache:
+            record = _cached(job, config, device=device, quiet=quiet)
+        else:
+            record, videos = _trained_and_scored(job, config, device=device, quiet=quiet)
     except Diverged as error:
-        record, videos = _record(job, config, scores={}, failed=str(error)), []
+        record = _record(job, config, scores={}, failed=str(error))
     seconds = max(time.monotonic() - started, record.train_seconds)  # a resumed run began earlier
     plain = json.loads(record.to_line()) | {"wall_seconds": round(seconds, 2), "jobs": jobs}
     document = {"record": json.dumps(plain), "videos": [one.to_line() for one in videos]}
     write_text(job.run_dir / RECORD, json.dumps(document) + "\n")
+
+
+def product_of(job: Job) -> Path:
+    """What is there once it is done, and others read."""
+    return job.run_dir / (Path(CACHE, MANIFEST) if job.is_cache else BEST)
 
 
 def check_job(job: Job) -> None:
@@ -94,6 +106,21 @@ def _trained_and_scored(
     return record, videos
 
 
+def _cached(job: Job, config: RunConfig, *, device: Device, quiet: bool) -> Record:
+    """Each start of an interrupted one counts: it is paid for like training."""
+    from videokd.experiments.caching import cache_teacher
+
+    spent = job.run_dir / _SPENT
+    earlier = float(read_text(spent)) if spent.is_file() else 0.0
+    started = time.monotonic()
+    try:
+        cache_teacher(config, job.run_dir / CACHE, device=device, insist=job.insist, quiet=quiet)
+    finally:
+        seconds = earlier + time.monotonic() - started
+        write_text(spent, f"{seconds:.2f}\n")
+    return _record(job, config, scores={}, train_seconds=round(seconds, 2))
+
+
 def _make_room(job: Job) -> None:
     """A folder that other settings were trained into is moved aside: it may still be wanted."""
     path = job.run_dir / JOB
@@ -114,6 +141,7 @@ def _plain(job: Job) -> dict[str, Any]:
         "digest": job.digest,
         "probe": job.probe,
         "insist": job.insist,
+        "is_cache": job.is_cache,
     }
 
 
@@ -209,5 +237,6 @@ def run_from_file(path: Path, *, device: Device, jobs: int) -> None:
         needs=(),
         probe=plain["probe"],
         insist=plain["insist"],
+        is_cache=plain["is_cache"],
     )
     run_job(job, device=device, jobs=jobs, quiet=True)
