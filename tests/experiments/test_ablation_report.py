@@ -92,6 +92,29 @@ def test_p_values_are_corrected_for_all_that_the_ladder_asks(places):
     assert rows["shuffled"].verdict != "gain"
 
 
+def test_a_group_faces_its_own_controls_and_those_of_another(tmp_path):
+    rows = study()["rows"]
+    rows["logits"] |= {"group": "more"}
+    rows["trained"] = {**rows["plain"], "label": "trained", "group": "more"}
+    groups = {"ladder": {"title": "Ladder"}, "more": {"title": "More", "controls_of": "ladder"}}
+    places = written(tmp_path, mine=study(rows=rows, groups=groups))
+    names = ("plain", "smooth", "trained", "logits")
+    tuned(places, "mine", dict.fromkeys(names, (50.0, 60.0)))
+    choose_all(plan_of(places), Results(places.results), "mine", list(names))
+    for best, trained in (("smooth", 20), ("trained", 2)):
+        plan, results = plan_of(places), Results(places.results)
+        for row, wrong in {"plain": 30, "smooth": 10, "trained": trained, "logits": 5}.items():
+            for seed in (0, 1):
+                one = predicting(
+                    plan, Key("mine", "run", row, seed), wrong, labels=LABELS, split="test"
+                )
+                results.add(one, [videos("mine", LABELS)])
+        of_group = {
+            one.name: one.best_control for one in report_study(plan, results, "mine").groups
+        }
+        assert of_group == {"ladder": {"all": "smooth"}, "more": {"all": best}}
+
+
 def test_what_stands_beside_the_accuracy(places):
     report, rows = rows_of(places)
     # Seed 0 of the teacher is wrong on 6, the student on 12 and on 9, all in the next class.

@@ -33,6 +33,7 @@ def prepare_data(data: Data, *, num_processes: int | None = None, on_progress: P
             data.folder,
             preset=data.preset,
             seed=data.seed,
+            settings=data.settings,
             num_processes=num_processes,
             on_progress=on_progress,
         )

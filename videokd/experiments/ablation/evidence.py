@@ -117,7 +117,7 @@ class _Reporter:
         best = {name: self._best_controls(name) for name in self.study.groups}
         for name, row in rows.items():
             if row.group:
-                rows[name] = self._compared(row, best[self._controls_of(row.group)])
+                rows[name] = self._compared(row, best[row.group])
         rows = _corrected(rows)
         groups = tuple(
             GroupReport(
@@ -258,15 +258,13 @@ class _Reporter:
 
     # Who is the best control.
 
-    def _controls_of(self, group: str) -> str:
-        return self.study.groups[group].controls_of or group
-
     def _best_controls(self, group: str) -> dict[str | None, str]:
         """Fold -> the control whose validation is best; empty until all controls are validated."""
+        groups = {group, self.study.groups[group].controls_of}
         names = [
             name
             for name, row in self.study.rows.items()
-            if row.kind == "control" and row.group == self._controls_of(group)
+            if row.kind == "control" and row.group in groups
         ]
         best: dict[str | None, str] = {}
         for fold in self.folds:

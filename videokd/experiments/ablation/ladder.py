@@ -38,6 +38,9 @@ class SyntheticData(Config):
     preset: str = "ablation"
     """A name in `videokd data synth --preset`."""
     seed: int = Field(0, ge=0)
+    """Another seed has other videos, all of them."""
+    settings: tuple[str, ...] = ()
+    """`key=value`, laid over the preset."""
     folder: Path
     """Where they are rendered."""
     index: Path
@@ -84,7 +87,8 @@ class Group(Config):
 
     title: str
     controls_of: str | None = None
-    """Another group, with the same labels and first weights, whose controls these rows face."""
+    """Another group, with the same labels and first weights, whose controls these rows face beside
+    those of their own."""
     beside: tuple[str, ...] = ()
     """Rows of other groups that are shown too, and not compared."""
 
@@ -155,6 +159,8 @@ class Study(Config):
 
     title: str
     data: Data
+    sources: dict[str, SyntheticData] = Field(default_factory=dict)
+    """Name -> videos that first weights are trained on, and no row is scored on."""
     seeds: tuple[int, ...] = Field(min_length=1)
     teacher: str
     """The row that agreement is measured with."""
@@ -288,7 +294,7 @@ def ladder_file() -> Path:
     )
 
 
-def quick_study(study: Study, data: Data) -> Study:
+def quick_study(study: Study, data: Data, sources: Mapping[str, SyntheticData]) -> Study:
     """The study with the rows, seeds, folds and trials of its quick form, on other data."""
     quick = study.quick
     over = dict(quick.over)
@@ -308,9 +314,11 @@ def quick_study(study: Study, data: Data) -> Study:
         for name, group in study.groups.items()
     }
     values = {
-        **study.model_dump(exclude={"rows", "data", "seeds", "tuning", "axes", "quick", "groups"}),
+        "title": study.title,
+        "teacher": study.teacher,
         "groups": {name: group.model_dump() for name, group in groups.items()},
         "data": data.model_dump(),
+        "sources": {name: source.model_dump() for name, source in sources.items()},
         "seeds": quick.seeds,
         "tuning": {"num_trials": quick.num_trials, "seeds": study.tuning.seeds},
         "rows": {name: row.model_dump(exclude={"like"}) for name, row in rows.items()},

@@ -142,9 +142,20 @@ def read_ladder(request: Request, places: Places) -> tuple[Ladder, Places]:
     ladder = load_ladder(places.ladder)
     if not request.quick:
         return ladder, places
-    data = {name: _quick_data(one, places) for name, one in ladder.studies.items()}
-    moved = {str(one.data.index): str(data[name].index) for name, one in ladder.studies.items()}
-    studies = {name: quick_study(study, data[name]) for name, study in ladder.studies.items()}
+    moved: dict[str, str] = {}
+    studies = {}
+    for name, study in ladder.studies.items():
+        data = _quick_data(study, places)
+        sources = {
+            source: _tiny(one, places, source, seed=number)
+            for number, (source, one) in enumerate(study.sources.items(), start=1)
+        }
+        for one, tiny in (
+            (study.data, data),
+            *zip(study.sources.values(), sources.values(), strict=True),
+        ):
+            moved[str(one.index)] = str(tiny.index)
+        studies[name] = quick_study(study, data, sources)
     return ladder.model_copy(update={"studies": studies}), replace(places, moved=moved)
 
 
@@ -220,14 +231,19 @@ class _Work:
             for study, rows in self.rows.items()
             for row in _with_read(plan, study, rows)
         }
-        for name, study in self.ladder.studies.items():
-            if str(study.data.index) not in named:
+        everything = [
+            (name, data)
+            for name, study in self.ladder.studies.items()
+            for data in (study.data, *study.sources.values())
+        ]
+        for name, data in everything:
+            if str(data.index) not in named:
                 continue
             with show_progress(f"{name}: videos", quiet=self.request.quiet) as report:
-                if self.request.quick and isinstance(study.data, PeopleData):
-                    make_people(study.data, on_progress=report)
+                if self.request.quick and isinstance(data, PeopleData):
+                    make_people(data, on_progress=report)
                 num_processes = 1 if self.request.quick else None
-                prepare_data(study.data, num_processes=num_processes, on_progress=report)
+                prepare_data(data, num_processes=num_processes, on_progress=report)
 
     def tune(self) -> None:
         """Choose settings, as far as the time goes."""
@@ -348,10 +364,15 @@ def _launch(request: Request) -> Launch:
 
 def _quick_data(study: Study, places: Places) -> Data:
     """Tiny videos; people are made of them by dealing them out."""
-    below = places.results.parent / "data"
     if isinstance(study.data, SyntheticData):
-        changed: dict[str, Any] = {"preset": "tiny", "folder": below / "tiny"}
-        return study.data.model_copy(update={**changed, "index": below / "tiny" / "half.csv"})
+        return _tiny(study.data, places, "tiny", seed=0)
+    below = places.results.parent / "data"
     folds = {fold: study.data.folds[fold] for fold in study.quick.folds}
     places_of_people = {"source": below / "people" / "people.csv", "index": below / "folds.csv"}
     return study.data.model_copy(update={**places_of_people, "folds": folds})
+
+
+def _tiny(data: SyntheticData, places: Places, name: str, *, seed: int) -> SyntheticData:
+    folder = places.results.parent / "data" / name
+    changed: dict[str, Any] = {"preset": "tiny", "settings": (), "seed": seed}
+    return data.model_copy(update={**changed, "folder": folder, "index": folder / "half.csv"})
