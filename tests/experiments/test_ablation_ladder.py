@@ -51,7 +51,8 @@ def test_the_shipped_ladder_has_every_rung(shipped):
         "temporal_attention", "temporal_relation", "token_relation", "temporal_difference",
         "standardised", "dkd", "dist", "hard_targets", "hint", "attention_transfer",
         "similarity_preserving", "channel_wise", "review", "rkd", "crd", "pooled_mse",
-        "self_distillation", "few_cross_entropy", "few_self_training", "few_logits",
+        "self_distillation", "self_training", "few_logits", "few_all", "all_plain_teacher",
+        "started_cross_entropy", "started_all", "started_all_plain_teacher", "all_labels_all",
     }  # fmt: skip
     assert len(embedded.seeds) >= 5
     shuffled = [name for name, row in embedded.rows.items() if row.kind == "placebo"]
@@ -68,17 +69,23 @@ def test_few_labels_show_nobody_the_labels_of_the_other_half(shipped):
 
     places = Places(*(ladder_file(),) * 5)
     plan = Plan(shipped, places, Choices(ladder_file().with_name("nothing")))
-    for name, row in shipped.studies["embedded"].rows.items():
-        if row.group != "few_labels" and name != "few_teacher":
+    embedded = shipped.studies["embedded"]
+    several = {name for name, row in embedded.rows.items() if row.group == "all_labels"}
+    for name, row in embedded.rows.items():
+        if name in several or name.startswith(("source_", "all_labels_")):
             continue
+        assert not {"source_student", "all_labels_teacher"} & (
+            set(row.uses.values()) - ({"source_student"} if row.group == "started" else set())
+        ), name
         for key in plan.tune_keys("embedded", name)[:1] or plan.run_keys("embedded", name)[:1]:
             try:
                 settings = plan.job(key).settings
             except NotChosen:
-                continue  # it reads a row of this group
+                continue  # it takes another row's choice
             assert value_at(settings, "data.train_split") == "labelled", name
-            for other in row.uses.values():
-                assert other.startswith("few_"), name
+            assert value_at(settings, "data.unlabelled_split") == (
+                "unlabelled" if row.group == "few_labels" else None
+            ), name
 
 
 # What a ladder may say.
