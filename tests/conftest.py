@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
+# The networks here are so small that threads wait for each other longer than they compute. Before
+# torch is imported; started processes inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import signal
 from collections.abc import Iterator
 from pathlib import Path
