@@ -147,6 +147,23 @@ def paths_by_class(config: SyntheticConfig, nth: int = 0) -> dict[str, motion.Tr
     }
 
 
+def test_a_scene_in_all_classes_begins_alike_and_goes_on_otherwise():
+    config = TINY.model_copy(update={"scenes_in_all_classes": True})
+    first, second = (
+        [render_video(config, "train", scene * 12 + label) for label in range(12)]
+        for scene in (0, 1)
+    )
+    assert [label for _, label in first] == list(range(12))
+    # Circling and shaking begin beside the place that they go round.
+    begin, other = (np.stack([frames[0] for frames, _ in scene[:8]]) for scene in (first, second))
+    assert np.abs(begin.astype(int) - begin[0]).max() <= 1, "rounding"
+    assert (begin != other).any()
+    assert len({frames.tobytes() for frames, _ in (*first, *second)}) == 24
+    alone = [render_video(TINY, "train", number)[0] for number in (0, 1)]
+    assert (alone[0] == first[0][0]).all()
+    assert (alone[0][0] != alone[1][0]).any()
+
+
 def test_opposite_classes_mirror_each_other():
     paths = paths_by_class(TINY)
     for forward, backward in [("translate_left", "translate_right"), ("orbit_cw", "orbit_ccw")]:

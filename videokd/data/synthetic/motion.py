@@ -69,6 +69,11 @@ class SyntheticConfig(Config):
     val_videos: int = Field(240, ge=0)
     test_videos: int = Field(600, ge=0)
 
+    scenes_in_all_classes: bool = False
+    """Each scene (object, background, distractors, camera, noise, and where all of it starts) is
+    shown twelve times, once with the motion of each class. Then nothing but motion tells the
+    classes apart in training either, where a network could otherwise learn its videos by heart."""
+
     size_px: int = Field(64, ge=16, le=1024, multiple_of=2)
     """Height and width. Even, since yuv420p halves the colour planes."""
 
@@ -267,8 +272,9 @@ def trajectory(config: SyntheticConfig, split: Split, number: int) -> Trajectory
 
 
 def rng_of(config: SyntheticConfig, split: Split, number: int) -> np.random.Generator:
-    """All chance of one video: a generator of (seed, split, number)."""
-    return np.random.default_rng([config.seed, SPLITS.index(split), number])
+    """All chance of one video: a generator of (seed, split, scene)."""
+    scene = number // len(CLASS_NAMES) if config.scenes_in_all_classes else number
+    return np.random.default_rng([config.seed, SPLITS.index(split), scene])
 
 
 def draw_trajectory(rng: np.random.Generator, config: SyntheticConfig, label: int) -> Trajectory:
