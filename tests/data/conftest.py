@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from numbered_video import write_numbered
 
+from videokd.data.index import Index
+from videokd.data.loading import clips
 from videokd.types import ClassNames, VideoRecord
 
 
@@ -58,3 +60,23 @@ def records(video_folder: Path) -> tuple[VideoRecord, ...]:
             )
         )
     return tuple(found)
+
+
+@pytest.fixture
+def index(records: tuple[VideoRecord, ...], classes: ClassNames) -> Index:
+    """The ten videos; the file that it names is not there."""
+    return Index(Path("videos.csv"), classes, records)
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, str]]:
+    """The file and the reader of each opening for clips, as they are made."""
+    found: list[tuple[Path, str]] = []
+    original = clips.open_video
+
+    def spy(path, reader, **options):
+        found.append((path, reader))
+        return original(path, reader, **options)
+
+    monkeypatch.setattr(clips, "open_video", spy)
+    return found

@@ -10,19 +10,14 @@ from numbered_video import numbers_of, write_numbered
 from tiny_loaders import STUDENT, TEACHER, config, same, train_loader
 
 from videokd.data.index import Index
-from videokd.data.loading import EvalLoader, TeacherInput, clip_tensor, clips, read_clips, replay
+from videokd.data.loading import EvalLoader, TeacherInput, clip_tensor, read_clips, replay
 from videokd.data.sampling import SameSpan, WholeVideo
 from videokd.data.sampling.protocols import own_views
 from videokd.errors import ConfigError, UnreadableVideo, UserError
-from videokd.types import ClassNames, ClipBatch, Dense, InputSpec, Segment, VideoRecord
+from videokd.types import ClipBatch, Dense, InputSpec, Segment
 
 READABLE = InputSpec(sampling=Segment(num_segments=5), short_side_px=64, crop_px=64)
 """Large enough to read the numbers: nothing is cut from the height."""
-
-
-@pytest.fixture
-def index(records: tuple[VideoRecord, ...], classes: ClassNames) -> Index:
-    return Index(Path("videos.csv"), classes, records)
 
 
 def test_a_training_batch(index: Index) -> None:
@@ -130,17 +125,10 @@ def test_repeats_show_a_video_with_several_draws(index: Index, num_workers: int)
                 assert (seconds[name] == batch.frame_seconds[name][row].numpy()).all()
 
 
-def test_repeats_open_a_file_once(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[Path] = []
-    original = clips.open_video
-
-    def spy(path, reader, **options):
-        opened.append(path)
-        return original(path, reader, **options)
-
-    monkeypatch.setattr(clips, "open_video", spy)
+def test_repeats_open_a_file_once(index: Index, opened: list[tuple[Path, str]]) -> None:
     list(train_loader(index, config(repeats=2), batch_size=4).batches(0, 3))
-    assert sorted(opened) == sorted(index.records[i].path for i in index.select("train"))
+    training = (index.records[i].path for i in index.select("train"))
+    assert sorted(path for path, _ in opened) == sorted(training)
 
 
 def test_repeats_of_an_unreadable_video_are_all_left_out(index: Index, tmp_path: Path) -> None:
@@ -356,22 +344,15 @@ def test_settings_that_cannot_be(index: Index) -> None:
         EvalLoader(index, config(), spec=STUDENT, split="val", views=own_views(1, 2), batch_size=1)
 
 
-def test_the_reader_can_be_forced(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[str] = []
-    original = clips.open_video
-
-    def spy(path, reader, **options):
-        opened.append(reader)
-        return original(path, reader, **options)
-
-    monkeypatch.setattr(clips, "open_video", spy)
+def test_the_reader_can_be_forced(index: Index, opened: list[tuple[Path, str]]) -> None:
     exact = replace(index, records=tuple(replace(r, reader="decord") for r in index.records))
     batches = [
         next(train_loader(given, config(reader=reader), batch_size=6).batches(0, 1))
         for given, reader in ((index, "auto"), (exact, "decord"), (index, "pyav"))
     ]
-    assert sorted(opened[:6]) == ["decord"] * 3 + ["pyav"] * 3
-    assert opened[6:] == ["decord"] * 6 + ["pyav"] * 6
+    readers = [reader for _, reader in opened]
+    assert sorted(readers[:6]) == ["decord"] * 3 + ["pyav"] * 3
+    assert readers[6:] == ["decord"] * 6 + ["pyav"] * 6
     assert same(batches[0], batches[1])
     assert same(batches[0], batches[2])
     with pytest.raises(UserError, match=r"videos\.csv:2: .* the scan found pyav to be the reader"):

@@ -26,7 +26,7 @@ from videokd.data.loading import DataConfig, EvalLoader, clips, supervised
 from videokd.data.readers import READERS
 from videokd.data.sampling.protocols import own_views
 from videokd.errors import UnreadableVideo, UserError
-from videokd.types import ClassNames, ClipBatch, VideoRecord
+from videokd.types import ClipBatch
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
 
@@ -62,11 +62,6 @@ def refuse() -> None:
 
 def fail() -> None:
     raise ZeroDivisionError("a mistake of ours")
-
-
-@pytest.fixture
-def index(records: tuple[VideoRecord, ...], classes: ClassNames) -> Index:
-    return Index(Path("videos.csv"), classes, records)
 
 
 @pytest.fixture

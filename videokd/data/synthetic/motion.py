@@ -242,8 +242,8 @@ PRESETS: Final[dict[str, SyntheticConfig]] = {
     ),
 }
 """`tiny` for tests (a second or two), `demo` for `videokd demo`, `ablation` for `videokd reproduce
-ablation` (so few scenes that a small student trained on half of them, to the end, is wrong on every
-third test video), `study` for small differences between models."""
+ablation` (so few scenes that a small student cannot learn all from them), `study` for small
+differences between models."""
 
 
 @dataclass(frozen=True)

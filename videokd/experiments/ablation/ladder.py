@@ -233,6 +233,11 @@ class Study(Config):
         return self
 
     @property
+    def all_data(self) -> tuple[Data, ...]:
+        """The study's own videos first, then those of its sources."""
+        return (self.data, *self.sources.values())
+
+    @property
     def folds(self) -> tuple[str, ...]:
         """Names of the folds; none where the study has no folds."""
         return tuple(self.data.folds) if isinstance(self.data, PeopleData) else ()

@@ -150,12 +150,9 @@ def read_ladder(request: Request, places: Places) -> tuple[Ladder, Places]:
             source: _tiny(one, places, source, seed=number)
             for number, (source, one) in enumerate(study.sources.items(), start=1)
         }
-        for one, tiny in (
-            (study.data, data),
-            *zip(study.sources.values(), sources.values(), strict=True),
-        ):
-            moved[str(one.index)] = str(tiny.index)
         studies[name] = quick_study(study, data, sources)
+        for one, tiny in zip(study.all_data, studies[name].all_data, strict=True):
+            moved[str(one.index)] = str(tiny.index)
     return ladder.model_copy(update={"studies": studies}), replace(places, moved=moved)
 
 
@@ -232,9 +229,7 @@ class _Work:
             for row in _with_read(plan, study, rows)
         }
         everything = [
-            (name, data)
-            for name, study in self.ladder.studies.items()
-            for data in (study.data, *study.sources.values())
+            (name, data) for name, study in self.ladder.studies.items() for data in study.all_data
         ]
         for name, data in everything:
             if str(data.index) not in named:
