@@ -9,14 +9,17 @@ import pytest
 from pydantic import Field
 
 from videokd.config import (
+    LEAVES_WEIGHTS,
     Config,
     did_you_mean,
     dump_yaml,
     load_config,
     parse_config,
+    paths_that_leave_weights,
     read_yaml,
 )
 from videokd.errors import ConfigError
+from videokd.recipe import RunConfig
 
 
 class Adam(Config):
@@ -128,6 +131,37 @@ def test_dumped_yaml_reads_back_the_same(tmp_path: Path) -> None:
     config = Train(optim=Sgd(lr=1e-5), terms={"a": Sgd(lr=3)}, lists=(Sgd(lr=1),))
     path = write(tmp_path / "r.yaml", dump_yaml(config))
     assert load_config(Train, path) == config
+
+
+def test_fields_that_leave_the_weights_are_found_below_and_may_be_left_out() -> None:
+    class Loading(Config):
+        workers: Annotated[int, LEAVES_WEIGHTS] = Field(default=2, ge=0)
+        repeats: int = 1
+
+    class Run(Config):
+        loading: Loading = Loading()
+        folder: Annotated[Path, LEAVES_WEIGHTS] = Path("runs")
+        seed: int = 0
+
+    paths = paths_that_leave_weights(Run)
+    assert paths == ["loading.workers", "folder"]
+    assert dump_yaml(Run(seed=3), without=paths) == "loading:\n  repeats: 1\nseed: 3\n"
+    with pytest.raises(ConfigError, match=r"workers: Input should be greater than or equal to 0"):
+        parse_config(Run, {"loading": {"workers": -1}}, source="r.yaml")
+
+
+def test_what_leaves_the_weights_of_a_run() -> None:
+    assert paths_that_leave_weights(RunConfig) == [
+        "data.num_workers",
+        "data.keep_decoded_gib",
+        "data.decode_time_limit_seconds",
+        "data.max_unreadable_pct",
+        "train.log_every_steps",
+        "train.checkpoint_every_steps",
+        "train.tensorboard",
+        "train.wandb",
+        "output_dir",
+    ]
 
 
 def test_settings_are_frozen() -> None:

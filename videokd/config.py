@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
@@ -25,6 +26,15 @@ _MAX_SHOWN = 32
 """Names in an error where none is near: more would no longer be one line to read."""
 
 ConfigT = TypeVar("ConfigT", bound="Config")
+
+
+@dataclass(frozen=True)
+class LeavesWeights:
+    """Marks a field, as `Annotated[int, LEAVES_WEIGHTS]`: whatever it says, the same run gets
+    bit-identical weights. Runs that differ in nothing else are the same run."""
+
+
+LEAVES_WEIGHTS = LeavesWeights()
 
 
 class Config(BaseModel):
@@ -126,9 +136,32 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     return data
 
 
-def dump_yaml(config: Config) -> str:
-    """The settings as YAML, every field written out, so that nothing depends on later defaults."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+def dump_yaml(config: Config, *, without: Collection[str] = ()) -> str:
+    """The settings as YAML, every field written out, so that nothing depends on later defaults.
+
+    Args:
+        config: the settings.
+        without: dotted paths of fields that are left out.
+    """
+    data = config.model_dump(mode="json")
+    for path in without:
+        *above, name = path.split(".")
+        holder = data
+        for part in above:
+            holder = holder[part]
+        del holder[name]
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+
+
+def paths_that_leave_weights(config_type: type[BaseModel]) -> list[str]:
+    """Dotted paths of the fields marked `LEAVES_WEIGHTS`, those of nested settings too."""
+    paths = []
+    for name, field in config_type.model_fields.items():
+        if LEAVES_WEIGHTS in field.metadata:
+            paths.append(name)
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            paths += [f"{name}.{path}" for path in paths_that_leave_weights(field.annotation)]
+    return paths
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:

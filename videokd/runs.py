@@ -19,7 +19,7 @@ from typing import Any
 from videokd.bench.benchmark import Subject
 from videokd.bench.result import BenchmarkResult, read_results, results_json
 from videokd.checkpoint import BEST, LAST, load_checkpoint
-from videokd.config import dump_yaml
+from videokd.config import dump_yaml, paths_that_leave_weights
 from videokd.distill.tap_report import on_first_batch
 from videokd.engine.evaluate import EvalConfig, VideoScores, score_videos
 from videokd.engine.train import Trainer
@@ -175,7 +175,8 @@ def claims_folder(config: RunConfig) -> bool:
                 "output_dir or remove the folder"
             )
         return False
-    mine, theirs = _what_decides(config), _what_decides(load_recipe(path))
+    unseen = paths_that_leave_weights(RunConfig)
+    mine, theirs = (dump_yaml(one, without=unseen) for one in (config, load_recipe(path)))
     if mine != theirs:
         raise UserError(
             f"{config.output_dir}: holds a run of another recipe ({_first_difference(mine, theirs)}"
@@ -378,20 +379,6 @@ def _sinks(config: RunConfig, *, from_step: int) -> list[Sink]:
     if config.train.wandb:
         sinks.append(WeightsAndBiases(run_dir, name=run_dir.name))
     return sinks
-
-
-def _what_decides(config: RunConfig) -> str:
-    """The recipe as YAML, without the settings that change nothing in the weights."""
-    unseen_of_data = {
-        "num_workers": 0,
-        "keep_decoded_gib": 0.0,
-        "max_unreadable_pct": 0.0,
-        "decode_time_limit_seconds": 1.0,
-    }
-    data = config.data.model_copy(update=unseen_of_data)
-    unseen: dict[str, Any] = {"log_every_steps": 1, "checkpoint_every_steps": None}
-    train = config.train.model_copy(update={**unseen, "tensorboard": True, "wandb": False})
-    return dump_yaml(config.model_copy(update={"data": data, "train": train}))
 
 
 def _first_difference(mine: str, theirs: str) -> str:

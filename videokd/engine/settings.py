@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from videokd.config import Config
+from videokd.config import LEAVES_WEIGHTS, Config
 from videokd.engine.optim import OptimConfig
 
 
@@ -30,16 +30,16 @@ class TrainConfig(Config):
     """Batch norms keep loaded statistics and weights: for small batches on trained weights."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bfloat16 autocast where the device is a GPU that has it, else fp32."""
-    log_every_steps: int = Field(20, ge=1)
+    log_every_steps: Annotated[int, LEAVES_WEIGHTS] = Field(20, ge=1)
     """Scalars are read from the device on these steps alone."""
     validate_every_epochs: int = Field(1, ge=1)
     """The last epoch is always validated."""
     cpu_threads: int | None = Field(None, ge=1)
     """Threads that compute on a CPU; null: one a core. Small networks beside a decoding worker are
     faster with fewer, and results are bit-identical for the same number only."""
-    checkpoint_every_steps: int | None = Field(None, ge=1)
+    checkpoint_every_steps: Annotated[int | None, LEAVES_WEIGHTS] = Field(None, ge=1)
     """`last.pt` is written this often besides the end of each epoch."""
-    tensorboard: bool = True
+    tensorboard: Annotated[bool, LEAVES_WEIGHTS] = True
     """Event files in the run folder."""
-    wandb: bool = False
+    wandb: Annotated[bool, LEAVES_WEIGHTS] = False
     """Weights & Biases, from the extra `videokd[wandb]`."""

@@ -18,7 +18,7 @@ from videokd.files import check_place
 from videokd.progress import Report, hush, say, show_progress
 from videokd.recipe import Device, RunConfig, TeacherParts, create_fabric, load_teacher
 from videokd.recipe.building import train_loader
-from videokd.recipe.cached import cache_identity, trained_teachers
+from videokd.recipe.cached import cache_identity, cached_teachers
 from videokd.recipe.teachers import Cacheable
 from videokd.teacher_cache.contents import Contents
 from videokd.teacher_cache.manifest import (
@@ -167,7 +167,7 @@ def cache_teacher(
 
 def _folder_and_teacher(config: RunConfig, folder: Path | None) -> tuple[Path, RunConfig]:
     """Where to write, and the recipe with its teacher as it would be run."""
-    trained_teachers(config)  # refuses what cannot be cached
+    cached_teachers(config)  # refuses what cannot be cached
     assert isinstance(config.teacher, Cacheable)
     if folder is None:
         folder = config.teacher.cache

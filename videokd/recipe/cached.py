@@ -5,12 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from videokd.data.loading.clips import TEACHER
 from videokd.data.sampling import TeacherView
 from videokd.errors import ConfigError, UserError
 from videokd.first_weights import checkpoint_file
 from videokd.recipe.config import RunConfig
-from videokd.recipe.teachers import Cacheable, CheckpointTeacher, SeveralTeachers, TrainedTeacher
+from videokd.recipe.teachers import (
+    Cacheable,
+    CheckpointTeacher,
+    EmaTeacherConfig,
+    PeerTeacher,
+    TrainedTeacher,
+    trained_teachers,
+)
 from videokd.teacher_cache.identity import made_of
 from videokd.teacher_cache.reading import TeacherCache
 from videokd.teacher_cache.wanted import wanted_by
@@ -23,7 +29,7 @@ def cache_identity(config: RunConfig) -> dict[str, Any]:
         ConfigError: a teacher that changes while the student learns.
         UserError: no such checkpoint.
     """
-    teachers = trained_teachers(config)
+    teachers = cached_teachers(config)
     assert config.teacher is not None
     paths = {"cache", "cache_reuse", "checkpoint"}
     settings = config.teacher.model_dump(mode="json", exclude=paths)
@@ -59,8 +65,8 @@ def open_cache(config: RunConfig, folder: Path) -> TeacherCache:
     return cache
 
 
-def trained_teachers(config: RunConfig) -> dict[str, TrainedTeacher]:
-    """Rendering -> teacher that is run on it.
+def cached_teachers(config: RunConfig) -> dict[str, TrainedTeacher]:
+    """Rendering -> teacher that is run on it to make a cache.
 
     Raises:
         ConfigError: the recipe has none that could be run before the student is trained.
@@ -68,19 +74,17 @@ def trained_teachers(config: RunConfig) -> dict[str, TrainedTeacher]:
     match config.teacher:
         case CheckpointTeacher(placebo=str() as placebo):
             raise ConfigError(f"teacher.placebo {placebo} is not cached; take the teacher itself")
-        case CheckpointTeacher() as one:
-            return {TEACHER: one}
-        case SeveralTeachers(teachers=teachers):
-            return {f"{TEACHER}.{name}": one for name, one in teachers.items()}
         case None:
             raise ConfigError("there is nothing to cache: the recipe has no teacher")
-        case other:
+        case EmaTeacherConfig() | PeerTeacher() as other:
             raise ConfigError(
                 f"teacher.kind {other.kind} changes while the student learns, so nothing can be "
                 "cached; cache a trained teacher (kind checkpoint or several)"
             )
+        case trained:
+            return trained_teachers(trained)
 
 
 def views_of(config: RunConfig) -> dict[str, TeacherView]:
     """Rendering -> the moment that its teacher sees."""
-    return {name: one.view for name, one in trained_teachers(config).items()}
+    return {name: one.view for name, one in cached_teachers(config).items()}

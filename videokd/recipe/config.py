@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from videokd.config import Config, load_config
+from videokd.config import LEAVES_WEIGHTS, Config, load_config
 from videokd.data.loading import DataConfig
 from videokd.distill.terms import ObjectiveConfig
 from videokd.engine.evaluate import EvalConfig
@@ -37,7 +37,7 @@ class RunConfig(Config):
     objective: ObjectiveConfig
     train: TrainConfig
     eval: EvalConfig = Field(default_factory=EvalConfig)
-    output_dir: Path
+    output_dir: Annotated[Path, LEAVES_WEIGHTS]
     """The run folder; relative paths start at the current directory."""
 
     @property

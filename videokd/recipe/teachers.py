@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from videokd.config import Config
+from videokd.data.loading.clips import TEACHER
 from videokd.data.sampling import SameFrames, TeacherView
 from videokd.distill.ensemble import Combination
 from videokd.first_weights import InitConfig
@@ -132,6 +133,11 @@ class PeerTeacher(Config):
     student's."""
 
 
+def rendering_of(name: str) -> str:
+    """What one of several teachers is shown."""
+    return f"{TEACHER}.{name}"
+
+
 def _with_kind(value: Any) -> Any:
     """`kind: checkpoint` may be left out."""
     if not isinstance(value, dict):
@@ -151,3 +157,14 @@ TeacherConfig = Annotated[
     ],
     BeforeValidator(_with_kind),
 ]
+
+
+def trained_teachers(teacher: TeacherConfig | None) -> dict[str, TrainedTeacher]:
+    """Rendering -> the teacher that it is for, of those that are trained before the student is."""
+    match teacher:
+        case CheckpointTeacher() as one:
+            return {TEACHER: one}
+        case SeveralTeachers(teachers=several):
+            return {rendering_of(name): one for name, one in several.items()}
+        case _:
+            return {}

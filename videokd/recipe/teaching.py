@@ -26,6 +26,8 @@ from videokd.recipe.teachers import (
     EmaTeacherConfig,
     SeveralTeachers,
     TrainedTeacher,
+    rendering_of,
+    trained_teachers,
 )
 from videokd.recipe.trained import Trained, load_trained
 from videokd.teacher_cache.reading import CachedTeacher
@@ -101,34 +103,21 @@ def load_teacher(
 
 def teacher_inputs(config: RunConfig) -> dict[str, TeacherInput]:
     """Rendering -> what a teacher of the recipe wants to see, read from the checkpoints."""
+    if not config.uses_teacher:
+        return {}
     return {
-        rendering: TeacherInput(trained.model.spec, teacher.view)
-        for rendering, (teacher, trained) in _trained_teachers(config).items()
+        rendering: TeacherInput(_load(one, rendering).model.spec, one.view)
+        for rendering, one in trained_teachers(config.teacher).items()
     }
 
 
-def rendering_of(name: str) -> str:
-    """The rendering for one of several teachers."""
-    return f"{TEACHER}.{name}"
-
-
-def _trained_teachers(config: RunConfig) -> dict[str, tuple[TrainedTeacher, Trained]]:
-    if not config.uses_teacher:
-        return {}
-    if isinstance(config.teacher, CheckpointTeacher):
-        return {TEACHER: (config.teacher, load_trained(config.teacher.checkpoint))}
-    if isinstance(config.teacher, SeveralTeachers):
-        return {
-            rendering_of(name): (teacher, _load_named(name, teacher))
-            for name, teacher in config.teacher.teachers.items()
-        }
-    return {}
-
-
-def _load_named(name: str, teacher: TrainedTeacher) -> Trained:
+def _load(teacher: TrainedTeacher, rendering: str) -> Trained:
     try:
         return load_trained(teacher.checkpoint)
     except UserError as error:
+        name = rendering.removeprefix(rendering_of(""))
+        if name == rendering:
+            raise
         raise UserError(f"teacher.teachers.{name}: {error}") from None
 
 
@@ -181,10 +170,9 @@ def _several(
     settings: SeveralTeachers, config: RunConfig, index: Index, fabric: Fabric
 ) -> TeacherParts:
     parts = {
-        name: _one(
-            _load_named(name, teacher), teacher.view, rendering_of(name), config, index, fabric
-        )
-        for name, teacher in settings.teachers.items()
+        name: _one(_load(one, rendering), one.view, rendering, config, index, fabric)
+        for name, one in settings.teachers.items()
+        for rendering in [rendering_of(name)]
     }
     return TeacherParts(
         teaching=CombinedTeaching(

@@ -16,11 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from videokd.config import Config
+from videokd.config import LEAVES_WEIGHTS, Config
 from videokd.data.augment import AugmentConfig, check_mixing, swap_indices
 from videokd.data.index import Index
 from videokd.data.loading.clips import (
@@ -78,16 +79,16 @@ class DataConfig(Config):
     repeats: int = Field(default=1, ge=1)
     """Clips of each video in a batch, each with its own draw, decoded with one opening of the file
     (repeated augmentation). An epoch passes every video once and shows it so many times."""
-    num_workers: int = Field(default=2, ge=0)
+    num_workers: Annotated[int, LEAVES_WEIGHTS] = Field(default=2, ge=0)
     """Processes that decode and render; 0: in the training process, where a decoder that hangs or
     crashes takes the run with it."""
-    keep_decoded_gib: float = Field(default=0.0, ge=0)
+    keep_decoded_gib: Annotated[float, LEAVES_WEIGHTS] = Field(default=0.0, ge=0)
     """Memory for decoded training videos: what fits is decoded once, the rest in every epoch. Each
     worker keeps its own in its share of it, so `num_workers: 0` keeps the most."""
-    decode_time_limit_seconds: float = Field(default=60.0, gt=0)
+    decode_time_limit_seconds: Annotated[float, LEAVES_WEIGHTS] = Field(default=60.0, gt=0)
     """A worker that is at one video for longer is cut off. In training the video counts as
     unreadable and is not opened again; evaluation stops there."""
-    max_unreadable_pct: float = Field(default=1.0, ge=0, le=100)
+    max_unreadable_pct: Annotated[float, LEAVES_WEIGHTS] = Field(default=1.0, ge=0, le=100)
     """Training stops when more than this share of the videos asked for does not decode."""
     reader: ReaderChoice = "auto"
     """Reader of all files; auto: the one that the index says is exact for the file. decord is

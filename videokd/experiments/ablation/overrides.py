@@ -7,19 +7,11 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from videokd.config import laid_over
+from videokd.config import laid_over, paths_that_leave_weights
+from videokd.recipe.config import RunConfig
 
 Overrides = Mapping[str, Any]
 """Dotted path -> plain value."""
-
-_SAYS_NOTHING = (
-    "output_dir",
-    "data.num_workers",
-    "data.keep_decoded_gib",
-    "train.tensorboard",
-    "train.log_every_steps",
-)
-"""Settings that leave the weights as they are."""
 
 
 def nested(overrides: Overrides) -> dict[str, Any]:
@@ -59,7 +51,7 @@ def settings_digest(settings: dict[str, Any], replaced: Overrides) -> str:
         settings: of a run.
         replaced: dotted path of a run folder that is read -> digest of the run that makes it.
     """
-    paths = {**dict.fromkeys(_SAYS_NOTHING), **replaced}
+    paths = {**dict.fromkeys(paths_that_leave_weights(RunConfig)), **replaced}
     said = with_overrides(settings, [{path: value} for path, value in paths.items()])
     return digest_of(said)
 

@@ -197,8 +197,8 @@ class Runner:
 def _in_short(record: Record) -> str:
     if record.failed is not None:
         return f"no result: {record.failed}"
-    scores = ", ".join(f"{split} {one.top1_pct:.2f} %" for split, one in record.scores.items())
-    return f"{scores} in {record.wall_seconds:.0f} s"
+    scores = [f"{split} {one.top1_pct:.2f} %" for split, one in record.scores.items()]
+    return f"{', '.join(scores) or 'made'} in {record.wall_seconds:.0f} s"
 
 
 class _Here:
