@@ -63,6 +63,13 @@ def test_every_row_is_tuned_run_and_reported() -> None:
     assert (QUICK / "images" / "ablation_embedded.png").is_file()
 
 
+def test_first_weights_may_come_from_other_videos() -> None:
+    results = Results(QUICK / "results")
+    start = next(record for key, record in results.records.items() if key.row == "source_teacher")
+    assert start.scores["val"].num_videos == 24
+    assert len(results.videos["embedded", None, "val"].true_classes) == 12
+
+
 def test_no_test_video_is_in_a_tuning_run() -> None:
     records = Results(QUICK / "results").records
     tuning = [record for key, record in records.items() if key.stage == "tune"]

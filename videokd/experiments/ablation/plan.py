@@ -13,7 +13,7 @@ from typing import Any
 from videokd.config import read_yaml
 from videokd.errors import ConfigError
 from videokd.experiments.ablation.choices import Choices
-from videokd.experiments.ablation.ladder import Ladder, Row, Study
+from videokd.experiments.ablation.ladder import Kind, Ladder, Row, Study
 from videokd.experiments.ablation.overrides import (
     Overrides,
     settings_digest,
@@ -64,8 +64,19 @@ class Job:
     probe: bool
     insist: bool
     """Its teacher is meant to be at chance."""
-    is_cache: bool = False
-    """The teacher's outputs are written, and nothing is trained."""
+    kind: Kind
+    """Of its row."""
+
+    @property
+    def is_cache(self) -> bool:
+        """The teacher's outputs are written, and nothing is trained."""
+        return self.kind == "cache"
+
+    @property
+    def is_compared(self) -> bool:
+        """Its videos are those that the study's rows are compared on; first weights may come from
+        others."""
+        return self.kind not in ("start", "cache")
 
     @property
     def epochs(self) -> int:
@@ -174,7 +185,7 @@ class Plan:
             needs=tuple(needs.values()),
             probe=row.probe and key.stage == "run",
             insist=row.kind == "placebo" or bool(self.places.moved),
-            is_cache=row.kind == "cache",
+            kind=row.kind,
         )
 
     def run_dir(self, key: Key) -> Path:

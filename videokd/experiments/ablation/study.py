@@ -147,7 +147,8 @@ def read_ladder(request: Request, places: Places) -> tuple[Ladder, Places]:
     for name, study in ladder.studies.items():
         data = _quick_data(study, places)
         sources = {
-            source: _tiny(one, places, source, seed=number)
+            # Of another size than the study's, as in earnest.
+            source: _tiny(one, places, source, seed=number, settings=("val_videos=24",))
             for number, (source, one) in enumerate(study.sources.items(), start=1)
         }
         studies[name] = quick_study(study, data, sources)
@@ -367,7 +368,9 @@ def _quick_data(study: Study, places: Places) -> Data:
     return study.data.model_copy(update={**places_of_people, "folds": folds})
 
 
-def _tiny(data: SyntheticData, places: Places, name: str, *, seed: int) -> SyntheticData:
+def _tiny(
+    data: SyntheticData, places: Places, name: str, *, seed: int, settings: tuple[str, ...] = ()
+) -> SyntheticData:
     folder = places.results.parent / "data" / name
-    changed: dict[str, Any] = {"preset": "tiny", "settings": (), "seed": seed}
+    changed: dict[str, Any] = {"preset": "tiny", "settings": settings, "seed": seed}
     return data.model_copy(update={**changed, "folder": folder, "index": folder / "half.csv"})

@@ -94,7 +94,8 @@ def _trained_and_scored(
     videos = []
     for split in job.splits:
         scores[split], seen = _scored(job, trained, split, device=device, quiet=quiet)
-        videos.append(seen)
+        if job.is_compared:
+            videos.append(seen)
     record = _record(
         job,
         config,
@@ -141,7 +142,7 @@ def _plain(job: Job) -> dict[str, Any]:
         "digest": job.digest,
         "probe": job.probe,
         "insist": job.insist,
-        "is_cache": job.is_cache,
+        "kind": job.kind,
     }
 
 
@@ -237,6 +238,6 @@ def run_from_file(path: Path, *, device: Device, jobs: int) -> None:
         needs=(),
         probe=plain["probe"],
         insist=plain["insist"],
-        is_cache=plain["is_cache"],
+        kind=plain["kind"],
     )
     run_job(job, device=device, jobs=jobs, quiet=True)
