@@ -208,7 +208,7 @@ PRESETS: Final[dict[str, SyntheticConfig]] = {
         noise_std=5.0,
     ),
     "ablation": SyntheticConfig(
-        train_videos=384,
+        train_videos=288,
         val_videos=960,
         test_videos=3120,
         scenes_in_all_classes=True,
