@@ -195,6 +195,21 @@ def test_a_duration_is_expected_by_epochs_then_by_rows_alike(chosen):
     assert expected_seconds(plan, results, Key("mine", "run", "teacher", 0)) is None
 
 
+def test_a_cache_is_not_expected_to_take_as_long_as_a_start(tmp_path):
+    rows = study()["rows"]
+    one = {"label": "x", "recipe": "recipe.yaml"}
+    reads = {"kind": "cache", "uses": {"teacher.checkpoint": "teacher"}}
+    rows |= {"start": one | {"kind": "start", "seeds": [0]}, "cache": one | reads}
+    rows["other"] = one | reads
+    places = written(tmp_path, mine=study(rows=rows))
+    plan, results = plan_of(places), Results(places.results)
+    start, cache, other = (Key("mine", "run", row, 0) for row in ("start", "cache", "other"))
+    results.records[start] = record(plan, start, {"val": 1.0}, epochs=1, wall_seconds=3600.0)
+    assert expected_seconds(plan, results, cache) is None
+    results.records[other] = record(plan, other, {}, epochs=5, wall_seconds=60.0)
+    assert expected_seconds(plan, results, cache) == 120.0
+
+
 def test_as_many_run_side_by_side_as_asked(chosen):
     plan = plan_of(chosen)
     most = 0

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from videokd.engine.interruption import Interrupted
 from videokd.errors import UserError
+from videokd.experiments.ablation.ladder import Row
 from videokd.experiments.ablation.plan import Job, Plan
 from videokd.experiments.ablation.records import Key, Record, Results
 from videokd.experiments.ablation.tuning import finished
@@ -88,7 +89,11 @@ def missing(plan: Plan, results: Results, keys: Sequence[Key]) -> list[Key]:
 
 
 def expected_seconds(plan: Plan, results: Results, key: Key) -> float | None:
-    """By the epochs of earlier runs: of the same row, else the longest of its study and kind."""
+    """By the epochs of earlier runs: of the same row, else the slowest of rows alike.
+
+    Students are alike; what they start from, learn from and read is alike within its kind: an epoch
+    of a teacher's many videos says nothing of a cache.
+    """
     study = plan.study(key.study)
     same: list[float] = []
     alike: list[float] = []
@@ -98,12 +103,17 @@ def expected_seconds(plan: Plan, results: Results, key: Key) -> float | None:
         rate = record.wall_seconds / record.epochs
         if other.row == key.row:
             same.append(rate)
-        elif study.rows[other.row].is_prerequisite == study.rows[key.row].is_prerequisite:
+        elif _alike(study.rows[other.row], study.rows[key.row]):
             alike.append(rate)
     epochs = plan.job(key).epochs
     if same:
         return epochs * sorted(same)[len(same) // 2]
     return epochs * max(alike) if alike else None
+
+
+def _alike(one: Row, other: Row) -> bool:
+    are_students = not one.is_prerequisite and not other.is_prerequisite
+    return are_students or one.kind == other.kind
 
 
 @dataclass
