@@ -175,6 +175,28 @@ def test_the_digest_knows_what_decides_the_weights():
     assert moved == settings_digest({**settings, "init": {"weights": "a"}}, {"init.weights": "1"})
 
 
+def test_other_videos_make_other_runs_and_another_folder_does_not(tmp_path):
+    def digest(**changes):
+        data = {"kind": "synthetic", "preset": "tiny", "folder": "videos", "index": "half.csv"}
+        plan = plan_of(written(tmp_path, mine=study(data=data | changes)))
+        return plan.job(Key("mine", "tune", "plain", 1000, trial=0)).digest
+
+    assert digest(folder="elsewhere") == digest()
+    assert digest(seed=0, settings=["train_videos=24"]) == digest(), "what the preset says anyway"
+    assert digest(seed=1) != digest()
+    assert digest(settings=["train_videos=36"]) != digest()
+
+
+def test_other_folds_make_other_runs(tmp_path):
+    def digest(*folds):
+        data = {"kind": "people", "source": "index.csv", "index": "half.csv"}
+        named = {str(number): list(members) for number, members in enumerate(folds, start=1)}
+        plan = plan_of(written(tmp_path, mine=people(data=data | {"folds": named})))
+        return plan.job(Key("mine", "run", "teacher", 0, "1")).digest
+
+    assert digest("a", "b", "c") == digest("a", "b", "c") != digest("a", "c", "b")
+
+
 def test_another_teacher_makes_its_students_others(tmp_path):
     places = written(tmp_path, mine=study())
     before = plan_of(places).job(Key("mine", "tune", "logits", 1000, trial=0)).digest
@@ -259,6 +281,11 @@ def test_the_control_of_equal_time_gets_the_teachers_time_too(tmp_path):
     assert plan.choices.find("mine", "long", None).over == {"train.epochs": 55}
     settings = plan_of(places).job(Key("mine", "run", "long", 0)).settings
     assert settings["train"] == {"epochs": 55, "batch_size": 4, "optim": {"lr": 0.02}}
+    assert is_current(plan, "mine", "long", None)
+    rows["teacher"]["over"] = {"train.epochs": 20}
+    slower = plan_of(written(tmp_path, mine=study(rows=rows)))
+    assert not is_current(slower, "mine", "long", None), "the teacher takes longer now"
+    assert is_current(slower, "mine", "plain", None)
 
 
 # What the teacher says, kept once a seed.
@@ -493,7 +520,7 @@ def test_every_row_of_the_shipped_ladder_can_be_built(shipped, tmp_path):
                 if "checkpoint" not in (plan.job(key).settings.get("teacher") or {})
                 else taught
             )
-            if row == "few_self_training":
+            if row == "self_training":
                 other = student
             Objective(
                 config.objective,

@@ -96,7 +96,7 @@ def test_a_group_faces_its_own_controls_and_those_of_another(tmp_path):
     rows = study()["rows"]
     rows["logits"] |= {"group": "more"}
     rows["trained"] = {**rows["plain"], "label": "trained", "group": "more"}
-    groups = {"ladder": {"title": "Ladder"}, "more": {"title": "More", "controls_of": "ladder"}}
+    groups = {"ladder": {"title": "Ladder"}, "more": {"title": "More", "controls_of": ["ladder"]}}
     places = written(tmp_path, mine=study(rows=rows, groups=groups))
     names = ("plain", "smooth", "trained", "logits")
     tuned(places, "mine", dict.fromkeys(names, (50.0, 60.0)))
@@ -180,6 +180,37 @@ def test_a_loss_that_failed_stays_in_the_table(places):
     text = places.report.read_text(encoding="utf-8")
     assert "| shuffled (P) | 55.00 | 55.00 (1 of 2 seeds) |" in text
     assert "No number: mine/shuffled, seed 1: the loss is no number at step 3." in text
+
+
+def test_a_loss_that_failed_on_one_seed_is_compared_on_none(places):
+    plan, results = plan_of(places), Results(places.results)
+    results.add(record(plan, Key("mine", "run", "logits", 1), {}, failed="no number"), [])
+    _, rows = rows_of(places)
+    assert rows["logits"].seeds_pct == {0: 80.0}
+    assert (rows["logits"].test, rows["logits"].adjusted_p) == (None, None)
+    assert rows["shuffled"].test is not None
+
+
+def test_a_control_that_failed_is_not_the_best_and_keeps_nobody_from_it(places):
+    plan, results = plan_of(places), Results(places.results)
+    results.add(record(plan, Key("mine", "run", "smooth", 1), {}, failed="no number"), [])
+    report, rows = rows_of(places)
+    assert report.groups[0].best_control == {"all": "plain"}
+    assert rows["logits"].test == seed_test(correct("logits"), correct("plain"))
+
+
+def test_agreement_is_with_the_network_that_taught(tmp_path, places):
+    rows = study()["rows"]
+    rows["logits"]["uses"] = {"teacher.checkpoint": "plain"}
+    written(places.ladder.parent, mine=study(rows=rows))
+    plan, results = plan_of(places), Results(places.results)
+    for seed, wrong in ((0, 6), (1, 3)):
+        key = Key("mine", "run", "logits", seed)
+        one = predicting(plan, key, wrong, labels=LABELS, split="test")
+        results.add(one, [])
+    _, found = rows_of(places)
+    # `plain` is wrong on 30 and 27 of 60, the student on 6 and 3, all in the next class.
+    assert found["logits"].agreement_pct == pytest.approx(100 * (36 + 36) / 120)
 
 
 def test_the_page_the_document_and_the_picture(places):

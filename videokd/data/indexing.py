@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from videokd.config import did_you_mean, parse_config, parse_overrides
+from videokd.config import did_you_mean
 from videokd.data.annotations import (
     MEMBERSHIP_SEPARATOR,
     Absent,
@@ -32,7 +32,7 @@ from videokd.data.annotations import (
 from videokd.data.annotations.splits import group_by_pattern, split_by_group, split_by_ratio
 from videokd.data.index import Index, build_index, classes_path, read_index
 from videokd.data.scan import ScanFailure
-from videokd.data.synthetic import CLASS_NAMES, PRESETS, SyntheticConfig, write_dataset
+from videokd.data.synthetic import CLASS_NAMES, preset_config, write_dataset
 from videokd.errors import ConfigError, UserError
 from videokd.files import check_place, write_listing
 from videokd.types import ClassNames
@@ -216,8 +216,7 @@ def index_synthetic(
         num_processes: that render and scan; by default one a core.
         on_progress: called for the rendering, then for the scan.
     """
-    values = PRESETS[preset].model_dump() | {"seed": seed} | parse_overrides(settings)
-    config = parse_config(SyntheticConfig, values, source=f"preset {preset}")
+    config = preset_config(preset, seed=seed, settings=settings)
     num_processes = num_processes or os.cpu_count() or 1
     write_dataset(
         out, config, num_processes=num_processes, on_progress=_two(on_progress, "rendering")

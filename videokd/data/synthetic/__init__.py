@@ -10,6 +10,7 @@ from videokd.data.synthetic.motion import (
     SyntheticConfig,
     Trajectory,
     label_of,
+    preset_config,
     trajectory,
 )
 from videokd.data.synthetic.scenes import render_video
@@ -23,6 +24,7 @@ __all__ = [
     "SyntheticConfig",
     "Trajectory",
     "label_of",
+    "preset_config",
     "render_video",
     "trajectory",
     "write_dataset",

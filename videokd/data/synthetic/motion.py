@@ -10,6 +10,7 @@ x grows to the right, y downwards; a positive angle turns clockwise as the viewe
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
-from videokd.config import Config
+from videokd.config import Config, parse_config, parse_overrides
 
 Split = Literal["train", "val", "test"]
 Range = tuple[float, float]
@@ -244,6 +245,16 @@ PRESETS: Final[dict[str, SyntheticConfig]] = {
 """`tiny` for tests (a second or two), `demo` for `videokd demo`, `ablation` for `videokd reproduce
 ablation` (so few scenes that a small student cannot learn all from them), `study` for small
 differences between models."""
+
+
+def preset_config(preset: str, *, seed: int, settings: Sequence[str] = ()) -> SyntheticConfig:
+    """A preset with another seed, and `key=value` laid over it.
+
+    Raises:
+        ConfigError: an unknown key or a value out of range.
+    """
+    values = PRESETS[preset].model_dump() | {"seed": seed} | parse_overrides(settings)
+    return parse_config(SyntheticConfig, values, source=f"preset {preset}")
 
 
 @dataclass(frozen=True)

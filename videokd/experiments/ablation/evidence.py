@@ -13,7 +13,7 @@ import numpy as np
 
 from videokd.experiments.ablation.plan import NotChosen, Plan
 from videokd.experiments.ablation.records import Key, Record, Results
-from videokd.experiments.ablation.tuning import Scored, finished, validated
+from videokd.experiments.ablation.tuning import FAILED, Scored, finished, validated
 from videokd.metrics import SeedTest, holm, seed_test
 
 BEST_CONTROL = "best control"
@@ -227,9 +227,11 @@ class _Reporter:
         )
 
     def _agreement_pct(self, name: str) -> float | None:
-        """Mean over seeds, with the teacher's run of the same seed or its only one."""
-        teacher, mine = self._predicted(self.study.teacher), self._predicted(name)
-        if not teacher or not mine or name == self.study.teacher:
+        """Mean over seeds, with the run of the same seed, or the only one, of the row's own
+        teacher; of the study's where it has none."""
+        taught_by = self.study.rows[name].uses.get("teacher.checkpoint", self.study.teacher)
+        teacher, mine = self._predicted(taught_by), self._predicted(name)
+        if not teacher or not mine or name == taught_by:
             return None
         first = next(iter(teacher.values()))
         same = [
@@ -260,7 +262,7 @@ class _Reporter:
 
     def _best_controls(self, group: str) -> dict[str | None, str]:
         """Fold -> the control whose validation is best; empty until all controls are validated."""
-        groups = {group, self.study.groups[group].controls_of}
+        groups = {group, *self.study.groups[group].controls_of}
         names = [
             name
             for name, row in self.study.rows.items()
@@ -280,10 +282,12 @@ class _Reporter:
         if fold is None:
             keys = self._run_keys(name)
             records = [finished(self.plan, self.results, key) for key in keys]
-            scores = [r.scores.get("val") for r in records if r is not None]
-            known = [score for score in scores if score is not None]
-            if len(known) < len(keys):
+            there = [record for record in records if record is not None]
+            if len(there) < len(keys):
                 return None
+            known = [record.scores["val"] for record in there if record.failed is None]
+            if len(known) < len(there):
+                return FAILED
             top1 = statistics.fmean(score.top1_pct for score in known)
             return Scored(top1, -statistics.fmean(score.nll for score in known))
         try:
@@ -307,6 +311,9 @@ class _Reporter:
     # The comparison.
 
     def _compared(self, row: RowReport, best: dict[str | None, str]) -> RowReport:
+        """Nothing is compared on the seeds alone that went well."""
+        if row.failed:
+            return row
         wanted = self.study.rows[row.name].versus
         if wanted is not None:
             theirs, versus = self._correct[wanted], self.study.rows[wanted].label

@@ -14,7 +14,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 import videokd
 from videokd.config import Config, did_you_mean, load_config
-from videokd.data.synthetic import PRESETS
+from videokd.data.synthetic import PRESETS, preset_config
 from videokd.errors import ConfigError
 
 Kind = Literal["start", "teacher", "cache", "control", "placebo", "distilled"]
@@ -52,6 +52,13 @@ class SyntheticData(Config):
         _check_known(value, PRESETS, "preset")
         return value
 
+    @property
+    def identity(self) -> JsonValue:
+        """All that decides what the videos are."""
+        return preset_config(self.preset, seed=self.seed, settings=self.settings).model_dump(
+            mode="json"
+        )
+
 
 class PeopleData(Config):
     """An index whose groups are people, dealt to folds: each person is tested once."""
@@ -78,6 +85,11 @@ class PeopleData(Config):
             raise ValueError("folds: a fold's name has no '-' in it, and is not empty")
         return self
 
+    @property
+    def identity(self) -> JsonValue:
+        """Who is tested with whom; the videos themselves are the user's."""
+        return {fold: list(members) for fold, members in self.folds.items()}
+
 
 Data = Annotated[SyntheticData | PeopleData, Field(discriminator="kind")]
 
@@ -86,8 +98,8 @@ class Group(Config):
     """Rows that stand in one table."""
 
     title: str
-    controls_of: str | None = None
-    """Another group, with the same labels and first weights, whose controls these rows face beside
+    controls_of: tuple[str, ...] = ()
+    """Other groups, with the same labels and first weights, whose controls these rows face beside
     those of their own."""
     beside: tuple[str, ...] = ()
     """Rows of other groups that are shown too, and not compared."""
@@ -205,7 +217,8 @@ class Study(Config):
                 if isinstance(axis, str):
                     _check_known(axis, self.axes, f"{where}.tune")
         for name, group in self.groups.items():
-            _check_known(group.controls_of, self.groups, f"groups.{name}.controls_of")
+            for other in group.controls_of:
+                _check_known(other, self.groups, f"groups.{name}.controls_of")
             for other in group.beside:
                 _check_known(other, self.rows, f"groups.{name}.beside")
         _check_known(self.teacher, self.rows, "teacher")

@@ -49,7 +49,7 @@ def settings_digest(settings: dict[str, Any], replaced: Overrides) -> str:
 
     Args:
         settings: of a run.
-        replaced: dotted path of a run folder that is read -> digest of the run that makes it.
+        replaced: dotted path of what is read -> digest of what makes it, wherever it lies.
     """
     paths = {**dict.fromkeys(paths_that_leave_weights(RunConfig)), **replaced}
     said = with_overrides(settings, [{path: value} for path, value in paths.items()])

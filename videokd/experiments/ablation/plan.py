@@ -16,6 +16,7 @@ from videokd.experiments.ablation.choices import Choices
 from videokd.experiments.ablation.ladder import Kind, Ladder, Row, Study
 from videokd.experiments.ablation.overrides import (
     Overrides,
+    digest_of,
     settings_digest,
     value_at,
     with_overrides,
@@ -176,6 +177,7 @@ class Plan:
         }
         settings = with_overrides(settings, [used])
         digests = {path: self.job(needed).digest for path, needed in needs.items()}
+        digests |= self._videos(str(value_at(settings, "data.index")))
         return Job(
             key=key,
             settings=settings,
@@ -229,6 +231,14 @@ class Plan:
         if path not in self._recipes:
             self._recipes[path] = read_yaml(path)
         return path, self._recipes[path]
+
+    def _videos(self, index: str) -> dict[str, str]:
+        """What stands for an index in digests: which videos they are, not where they lie."""
+        for study in self.ladder.studies.values():
+            for data in study.all_data:
+                if str(data.index) == index:
+                    return {"data.index": digest_of(data.identity)}
+        return {}
 
     def _recipe(self, row: Row, key: Key) -> dict[str, Any]:
         _, recipe = self._read(row)

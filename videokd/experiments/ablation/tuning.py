@@ -26,7 +26,8 @@ class Scored(NamedTuple):
     minus_nll: float
 
 
-_FAILED = Scored(0.0, -math.inf)
+FAILED = Scored(0.0, -math.inf)
+"""A loss that was no number."""
 
 
 def choose(plan: Plan, results: Results, study: str, row: str, fold: str | None) -> Choice | None:
@@ -44,7 +45,7 @@ def choose(plan: Plan, results: Results, study: str, row: str, fold: str | None)
     if len(known) < len(trials):
         return None
     best = max(range(len(trials)), key=lambda trial: (known[trial], -trial))
-    failed = known[best] == _FAILED
+    failed = known[best] == FAILED
     return Choice(
         over=dict(trials[best]),
         trial=best,
@@ -58,9 +59,12 @@ def trials_digest(plan: Plan, study: str, row: str, fold: str | None) -> str:
     """Of all runs that a choice is made from; it changes with any of their settings."""
     one = plan.study(study)
     if one.rows[row].total_time_of is not None:
-        target = one.rows[row].total_time_of
-        assert target is not None
-        return digest_of([target, *sorted(plan.read_by(study, target))])
+        timed = [
+            key
+            for name in _timed_rows(plan, study, row)
+            for key in _timed_runs(plan, study, name, fold)
+        ]
+        return digest_of([[str(key), plan.job(key).digest] for key in timed])
     keys = [
         key
         for trial in range(len(one.trials(row)))
@@ -88,7 +92,7 @@ def validated(
         if record is None:
             return None
         if record.failed is not None:
-            return _FAILED
+            return FAILED
         score = record.scores[split]
         found.append(Scored(score.top1_pct, -score.nll))
     if not found:
@@ -133,22 +137,14 @@ def _long_enough(
     Both are timed on the trials that were chosen. What both read (the same first weights) is in
     neither's favour.
     """
-    one = plan.study(study).rows[row]
-    target, shape = one.total_time_of, one.choice_of
-    assert target is not None, "asked of such rows alone"
-    assert shape is not None, "checked when the ladder was read"
-    theirs = _seconds(plan, results, study, target, fold)
+    shape, *paid_for = _timed_rows(plan, study, row)
     own = _seconds(plan, results, study, shape, fold)
-    if theirs is None or own is None:
+    theirs = [_seconds(plan, results, study, name, fold) for name in paid_for]
+    known = [seconds for seconds in theirs if seconds is not None]
+    if own is None or len(known) < len(theirs):
         return None
-    mine, also = plan.read_by(study, shape), plan.read_by(study, target)
-    for name in also - mine:
-        needed = _seconds(plan, results, study, name, fold)
-        if needed is None:
-            return None
-        theirs += needed
     epochs = _epochs(plan, study, shape, fold)
-    longer = max(epochs, round(epochs * theirs / own))
+    longer = max(epochs, round(epochs * sum(known) / own))
     return Choice(
         over={"train.epochs": longer},
         trial=None,
@@ -156,6 +152,16 @@ def _long_enough(
         nll=None,
         digest=trials_digest(plan, study, row, fold),
     )
+
+
+def _timed_rows(plan: Plan, study: str, row: str) -> list[str]:
+    """The row that is trained for longer, then those whose time it is given."""
+    one = plan.study(study).rows[row]
+    target, shape = one.total_time_of, one.choice_of
+    assert target is not None, "asked of such rows alone"
+    assert shape is not None, "checked when the ladder was read"
+    also = plan.read_by(study, target) - plan.read_by(study, shape)
+    return [shape, target, *sorted(also)]
 
 
 def _timed_runs(plan: Plan, study: str, row: str, fold: str | None) -> list[Key]:
