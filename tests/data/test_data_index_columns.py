@@ -188,6 +188,10 @@ def test_columns_of_an_index(records: tuple[VideoRecord, ...], classes: ClassNam
     assert index.num_frames.tolist() == [20, 21, 22]
     assert index.fps.tolist() == [25.0] * 3
     assert index.num_labels.tolist() == [0, 2, 1]
+    (last,) = records[2].labels
+    expected = np.bincount([1, 0, last], minlength=len(classes)).tolist()
+    assert index.class_counts([0, 1, 2]).tolist() == expected
+    assert index.class_counts([0]).tolist() == [0] * len(classes)
     codes, names = index.readers
     assert [names[code] for code in codes] == ["pyav", "decord", "pyav"]
     assert [index.where(i) for i in range(3)] == ["x.csv:2", "x.csv:3", "x.csv:4"]

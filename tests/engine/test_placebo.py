@@ -121,6 +121,7 @@ def test_a_random_teacher_has_the_same_network_and_other_weights_for_each_seed(
         trainer = build(as_config({**recipe, "seed": seed}), create_fabric("cpu"))
         assert trainer.teaching is not None
         (online,) = trainer.teaching.online.values()
+        assert online.claim is None, "what the checkpoint says is of its own weights"
         return torch.cat([p.flatten() for p in online.network.model.network.parameters()])
 
     trained = load_trained(tiny_teacher).model.network.parameters()

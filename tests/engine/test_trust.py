@@ -159,7 +159,8 @@ def test_of_several_labels_any_is_right_and_chance_is_greater() -> None:
     loader: Any = SimpleNamespace(
         steps_per_epoch=3, batches=lambda start, stop: (batch for _ in range(start, stop))
     )
-    for num_parts in (1, 2):
+    for num_parts, largest, chance in ((1, 0.25, 5 / 3 / 4), (2, 0.25, 5 / 3 / 4), (1, 0.8, 0.8)):
+        loader.largest_class_share = largest
         scores = check_teachers(
             create_fabric("cpu"),
             {"": teacher},
@@ -169,7 +170,27 @@ def test_of_several_labels_any_is_right_and_chance_is_greater() -> None:
             insist=True,
             say=lambda _: None,
         )
-        assert scores == {"": Score(6, 9, pytest.approx(5 / 3 / 4))}
+        assert scores == {"": Score(6, 9, pytest.approx(chance))}
+
+
+def test_a_teacher_that_always_says_the_most_common_class_is_at_chance(
+    settings: dict[str, Any], tiny_index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most of 24 training videos are of one class: as many right are nothing learnt."""
+    common = set(tiny_index.select("train")[:14])
+    records = [
+        replace(record, labels=(0,)) if number in common else record
+        for number, record in enumerate(tiny_index.records)
+    ]
+    write_index(tmp_path / "uneven.csv", records, tiny_index.classes)
+    settings["data"] |= {"index": str(tmp_path / "uneven.csv"), "augment": {}}
+
+    def see(_: OnlineTeacher, _batch: ClipBatch, part: ClipBatch, _videos: range) -> ModelOutput:
+        return ModelOutput(torch.eye(12)[[0] * part.num_videos], part.targets)
+
+    monkeypatch.setattr(OnlineTeacher, "see", see)
+    with pytest.raises(UserError, match=r"([56]\d\.\d) % of 24 training .* from chance \(\1 %\)"):
+        check(settings)
 
 
 def test_a_teacher_clearly_below_what_its_checkpoint_says_is_told(

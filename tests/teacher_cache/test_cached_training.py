@@ -20,7 +20,7 @@ from tiny_recipes import as_config, student_recipe
 
 from videokd.checkpoint import load_checkpoint
 from videokd.config import dump_yaml
-from videokd.data.index import Index, read_index
+from videokd.data.index import Index, read_index, write_index
 from videokd.data.loading.clips import Clip
 from videokd.data.loading.sources import ClipSource
 from videokd.engine.teaching import OnlineTeacher
@@ -179,6 +179,29 @@ def test_weights_are_those_of_an_online_teacher_rounded_to_float16(
         OnlineTeacher, "output", lambda self, *args, **kw: rounded(original(self, *args, **kw))
     )
     assert_same_weights(run(settings | {"output_dir": str(work / "rounded")}), student)
+
+
+def test_videos_without_labels_are_cached_too(
+    tiny_index: Index, tiny_teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every second training video; the run is the online one's, rounded to float16."""
+    records = [
+        dataclasses.replace(record, split="extra") if number % 2 else record
+        for number, record in enumerate(tiny_index.records)
+        if record.split == "train"
+    ]
+    index = tmp_path / "index.csv"
+    write_index(index, records, tiny_index.classes)
+    settings = settings_for(index, tmp_path / "online", tiny_teacher, unlabelled_split="extra")
+    made = cached(settings, tmp_path / "cache")
+    drawn = {video for video, _ in TeacherCache(made.folder).draws(0)}
+    assert drawn == set(range(24))
+    read = run(from_cache(settings, tmp_path / "read", made.folder))
+    original = OnlineTeacher.output
+    monkeypatch.setattr(
+        OnlineTeacher, "output", lambda self, *args, **kw: rounded(original(self, *args, **kw))
+    )
+    assert_same_weights(run(settings), read)
 
 
 def test_accumulated_parts_read_their_own_rows(
@@ -368,6 +391,14 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
         {"data": {"augment": {"flip": {"probability": 0.4}}}},
         r"data\.augment\.flip\.probability is 0\.4 here and 0\.5 there",
     ),
+    "unlabelled split": (
+        {"data": {"unlabelled_split": "val"}},
+        r"data\.unlabelled_split is \"val\" here and null there",
+    ),
+    "size": (
+        {"model": {"input": {"crop_px": 24}}},
+        r"model\.input\.crop_px is 24 here and 32 there",
+    ),
     "repeats": ({"data": {"repeats": 4}}, r"data\.repeats is 4 here and 2 there"),
     "view": (
         {"teacher": {"view": {"kind": "whole_video", "num_clips": 1}}},
@@ -457,6 +488,10 @@ def test_terms_that_need_more_than_is_held_are_refused(
     dist["objective"]["terms"]["dist"] = {"kind": "dist"}
     with pytest.raises(ConfigError, match=r"--logits top-3: the term 'dist' needs all logits"):
         cached(dist, tmp_path / "cache", top_k=3)
+    dkd = copy.deepcopy(settings)
+    dkd["objective"]["terms"]["apart"] = {"kind": "dkd"}
+    with pytest.raises(ConfigError, match=r"--logits top-3: the term 'apart' needs all logits"):
+        cached(dkd, tmp_path / "cache", top_k=3)
     with pytest.raises(ConfigError, match=r"--logits top-13: there are 12 classes"):
         cached(settings, tmp_path / "cache", top_k=13)
 

@@ -36,7 +36,8 @@ class Score:
     num_clips: int
     """With a label, over all processes."""
     chance: float
-    """Probability that a class drawn at random is right: 1/K where each clip has one label."""
+    """Probability that a teacher that has learnt nothing is right: of a class drawn at random (1/K
+    where each clip has one label), or always the most common one."""
 
     @property
     def right_pct(self) -> float:
@@ -107,7 +108,8 @@ def check_teachers(
     if not num_clips:
         say("teacher: not checked, because none of the first training clips has a label")
         return {}
-    chance = num_labels / num_clips / next(iter(teachers.values())).network.num_classes
+    drawn = num_labels / num_clips / next(iter(teachers.values())).network.num_classes
+    chance = max(drawn, loader.largest_class_share)
     scores = {
         name: Score(int(num_right), int(num_clips), chance)
         for name, num_right in zip(teachers, right, strict=True)

@@ -28,7 +28,8 @@ def with_random_weights(trained: Trained, *, seed: int) -> Trained:
         num_classes=len(trained.classes),
         seed=int(sequence.generate_state(1)[0]),
     )
-    return replace(trained, model=model.eval())
+    nothing_learnt = {**trained.state, "step": 0, "best": None}
+    return replace(trained, model=model.eval(), state=nothing_learnt)
 
 
 def shuffled_within_class(teaching: Teaching, *, num_classes: int, fabric: Fabric) -> Teaching:

@@ -9,10 +9,11 @@ from videokd.errors import ConfigError
 from videokd.teacher_cache.contents import Contents
 from videokd.types import ModelOutput, TapShape
 
-_PROBABILITIES = ("soft_targets", "hard_targets", "dkd")
+_PROBABILITIES = ("soft_targets", "hard_targets")
 """Terms that go by class probabilities, and for which the largest logits will do. The others on
-logits go by their spread or by each class alone, which a constant in place of most would change."""
-_LOGITS = ("dist", "binary_soft_targets")
+logits go by their spread, by each class alone or by all but the label's, which a constant in place
+of most would change."""
+_LOGITS = ("dkd", "dist", "binary_soft_targets")
 _POOLED = ("pooled_mse", "crd")
 _TAPS = (
     "hint",

@@ -71,6 +71,10 @@ class Index:
         """Labels of each video, [len(self)]: 1, more (multi-label), or 0 (unlabelled)."""
         return self.columns.num_labels
 
+    def class_counts(self, ids: Sequence[int]) -> NDArray[np.int64]:
+        """Videos of each class among these ids, [len(classes)]."""
+        return np.bincount(self.columns.labels_of(ids), minlength=len(self.classes))
+
     @property
     def readers(self) -> tuple[NDArray[np.int32], tuple[str, ...]]:
         """Codes [len(self)] and names: `names[codes[i]]` is the exact reader of video i."""

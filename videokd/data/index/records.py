@@ -121,6 +121,11 @@ class Records(Sequence[VideoRecord]):
         """Labels of each video, [len(self)]."""
         return self.batch.column("labels").value_lengths().to_numpy()  # type: ignore[no-any-return]
 
+    def labels_of(self, ids: Sequence[int]) -> NDArray[np.int32]:
+        """All labels of these, one after another."""
+        chosen = self.batch.column("labels").take(pa.array(ids, pa.int64()))
+        return chosen.flatten().to_numpy()  # type: ignore[no-any-return]
+
     def _made(self, start: int, stop: int) -> Iterator[VideoRecord]:
         rows = self.batch.slice(start, stop - start)
         columns = [_values(column) for column in rows.columns[:-1]]

@@ -178,6 +178,9 @@ class TrainLoader:
         )
         self.num_unlabelled = int((index.num_labels[ids] == 0).sum())
         """Videos of `train_split` without a label."""
+        num_labelled = max(1, len(ids) - self.num_unlabelled)
+        self.largest_class_share = float(index.class_counts(ids).max() / num_labelled)
+        """Of the labelled videos of `train_split`, those of the most common class, in [0, 1]."""
         hidden = _hidden(index, config, ids, specs)
         self.num_hidden = len(hidden)
         """Videos of `unlabelled_split`."""

@@ -50,7 +50,7 @@ def run_job(job: Job, *, device: Device = "auto", jobs: int = 1, quiet: bool = F
         else:
             record, videos = _trained_and_scored(job, config, device=device, quiet=quiet)
     except Diverged as error:
-        record = _record(job, config, scores={}, failed=str(error))
+        record = _record(job, config, device=device, scores={}, failed=str(error))
     seconds = max(time.monotonic() - started, record.train_seconds)  # a resumed run began earlier
     plain = json.loads(record.to_line()) | {"wall_seconds": round(seconds, 2), "jobs": jobs}
     document = {"record": json.dumps(plain), "videos": [one.to_line() for one in videos]}
@@ -99,6 +99,7 @@ def _trained_and_scored(
     record = _record(
         job,
         config,
+        device=device,
         scores=scores,
         train_seconds=round(outcome.seconds, 2),
         probe=_probed(job, trained, device=device, quiet=quiet),
@@ -119,7 +120,7 @@ def _cached(job: Job, config: RunConfig, *, device: Device, quiet: bool) -> Reco
     finally:
         seconds = earlier + time.monotonic() - started
         write_text(spent, f"{seconds:.2f}\n")
-    return _record(job, config, scores={}, train_seconds=round(seconds, 2))
+    return _record(job, config, device=device, scores={}, train_seconds=round(seconds, 2))
 
 
 def _make_room(job: Job) -> None:
@@ -202,10 +203,12 @@ def _sizes(trained: Trained) -> dict[str, Any]:
     }
 
 
-def _record(job: Job, config: RunConfig, **found: Any) -> Record:
+def _record(job: Job, config: RunConfig, *, device: Device, **found: Any) -> Record:
     from videokd.bench.environment import environment
+    from videokd.recipe import create_fabric
 
-    stamp = environment("cpu")
+    fabric = create_fabric(device, config.train.precision, cpu_threads=config.train.cpu_threads)
+    stamp = environment(fabric.device)
     teacher = job.settings.get("teacher") or {}
     weights = Path(str(teacher.get("checkpoint", ""))) / BEST
     return Record(
