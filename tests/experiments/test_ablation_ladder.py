@@ -536,3 +536,31 @@ def test_every_row_of_the_shipped_ladder_can_be_built(shipped, tmp_path):
             )
             seen += 1
     assert seen == sum(len(one.rows) for one in shipped.studies.values())
+
+
+def test_the_student_has_a_tenth_of_the_teachers_multiply_adds(shipped):
+    from videokd.bench.complexity import count_complexity
+    from videokd.config import parse_config
+    from videokd.experiments.ablation.choices import Choices
+    from videokd.experiments.ablation.plan import Places, Plan
+    from videokd.models.zoo import create_video_model
+    from videokd.recipe import RunConfig
+
+    plan = Plan(shipped, Places(*(ladder_file(),) * 5), Choices(ladder_file().with_name("nothing")))
+
+    def gmacs(row):
+        key = (plan.tune_keys("embedded", row) or plan.run_keys("embedded", row))[0]
+        config = parse_config(RunConfig, dict(plan.job(key).settings), source=row)
+        model = create_video_model(config.model, num_classes=12, seed=0)
+        spec = model.spec
+        counted = count_complexity(model, num_frames=spec.num_frames, crop_px=spec.crop_px)
+        return counted.gmacs * config.eval.num_views
+
+    assert gmacs("teacher") >= 10 * gmacs("cross_entropy")
+
+
+def test_enough_videos_are_tested_and_few_have_labels(shipped):
+    videos = shipped.studies["embedded"].data.identity
+    assert videos["test_videos"] >= 3000
+    assert videos["train_videos"] == 2 * 144
+    assert len(shipped.studies["embedded"].seeds) >= 5
