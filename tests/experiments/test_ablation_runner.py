@@ -195,6 +195,25 @@ def test_a_duration_is_expected_by_epochs_then_by_rows_alike(chosen):
     assert expected_seconds(plan, results, Key("mine", "run", "teacher", 0)) is None
 
 
+def test_a_run_that_takes_longer_than_there_is_time_is_stopped_and_left(chosen):
+    plan = plan_of(chosen)
+    stopped = []
+
+    class Endless(Done):
+        def outcome(self):
+            return None
+
+        def stop(self):
+            stopped.append(self)
+
+    results = runner(chosen, lambda _: Endless(), clock=Clock(0.5 / 60))
+    keys = plan.run_keys("mine", "teacher")
+    outcome = results.do(plan, keys)
+    assert len(stopped) == 1
+    assert (outcome.num_done, outcome.num_left, outcome.out_of_time) == (0, 1, True)
+    assert outcome.failed == {}
+
+
 def test_a_cache_is_not_expected_to_take_as_long_as_a_start(tmp_path):
     rows = study()["rows"]
     one = {"label": "x", "recipe": "recipe.yaml"}

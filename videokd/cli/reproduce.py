@@ -108,7 +108,8 @@ def ablation_command(
         str | None, typer.Option(help="Only these, as 0,1,2; default: the ladder's.")
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(min=0, help="Start no run that would not end in this time.")
+        float | None,
+        typer.Option(min=0, help="End by then; what runs is stopped and goes on next time."),
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Single-threaded runs side by side.")] = 1,
     quick: Annotated[

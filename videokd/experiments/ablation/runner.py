@@ -1,7 +1,8 @@
 """Runs, one after another or side by side, until all are done or the time is over.
 
 What is finished is never done again, what was interrupted goes on, and no run is started that, by
-what earlier ones took, would not end in time.
+what earlier ones took, would not end in time. One that does not all the same is stopped, and goes
+on in the next call.
 """
 
 from __future__ import annotations
@@ -71,6 +72,11 @@ class Clock:
         """Whether so much is left; a duration that nobody knows fits while any time is left."""
         return self._end is None or time.monotonic() + (seconds or 0.0) < self._end
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left."""
+        return not self.fits(0.0)
+
 
 def missing(plan: Plan, results: Results, keys: Sequence[Key]) -> list[Key]:
     """What is to be done for these runs, in an order in which each finds what it reads.
@@ -138,7 +144,10 @@ class Runner:
                 self._start_ready(plan, todo, running, outcome)
                 if not running:
                     break
-                for key in self._ended(running, outcome):
+                ended = self._ended(running, outcome)
+                if running and self.clock.is_over:
+                    todo += self._stopped(running, outcome)
+                for key in ended:
                     found = read_outcome(plan.job(key))
                     if found is None:
                         outcome.failed[key] = "ended without a result"
@@ -187,13 +196,22 @@ class Runner:
                 outcome.failed[key] = str(error)
                 self.say(f"{key}: failed: {error}")
 
+    def _stopped(self, running: dict[Key, Process], outcome: Outcome) -> list[Key]:
+        """The runs whose time is over; each saves what it has."""
+        outcome.out_of_time = True
+        for one in running.values():
+            one.stop()
+        stopped = list(running)
+        running.clear()
+        return stopped
+
     def _ended(self, running: dict[Key, Process], outcome: Outcome) -> list[Key]:
-        """The runs that ended well, as soon as any ended."""
+        """The runs that ended well, as soon as any ended or the time is over."""
         while True:
             ended = {
                 key: text for key, one in running.items() if (text := one.outcome()) is not None
             }
-            if ended:
+            if ended or self.clock.is_over:
                 break
             time.sleep(_POLL_SECONDS)
         for key, text in ended.items():

@@ -57,7 +57,7 @@ class Request:
     seeds: tuple[int, ...] = ()
     """Of the reported runs; the ladder's by default."""
     minutes: float | None = None
-    """No run is started that would not end in this time."""
+    """No run is started that would not end in this time, and what still runs then is stopped."""
     jobs: int = 1
     """Single-threaded runs side by side."""
     device: Device = "auto"
