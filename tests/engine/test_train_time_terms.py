@@ -12,15 +12,19 @@ import torch
 from power_cut import stop_after
 from test_train import assert_same_weights, losses, run, weights
 from tiny_recipes import as_config, student_recipe, student_settings
+from tiny_recipes import recipe as control
 
 from videokd.config import dump_yaml
 from videokd.data.index import Index
+from videokd.errors import ConfigError
+from videokd.tracking import read_metrics
 
 PAIR = {"student_tap": "stage3", "teacher_tap": "res3"}
 TERMS = {
     "labels": {"kind": "cross_entropy"},
     "alike": {"kind": "temporal_relation", "weight": 10, **PAIR},
     "change": {"kind": "temporal_difference", **PAIR},
+    "moments": {"kind": "temporal_attention", **PAIR},
     "tokens": {"kind": "token_relation", "margin": 0.01, **PAIR},
     "distance": {"kind": "rkd_distance", "weight": 25},
     "angle": {"kind": "rkd_angle", "weight": 50},
@@ -52,6 +56,54 @@ def test_a_cut_run_goes_on_to_the_same_bits(
     memory = kept["objective.losses.contrast_loss.student_memory"]
     assert memory.shape == (24, 16)  # the training videos of the 48 in the index
     assert kept["objective.losses.contrast_loss.num_draws"] == 6
+
+
+ATTENDS = {"kind": "attention_pool", "num_heads": 4, "shift_div": 8}
+WEIGHTS = {
+    "labels": {"kind": "cross_entropy"},
+    "moments": {
+        "kind": "temporal_attention",
+        "source": "weights",
+        "weight": 5,
+        "schedule": {"start": 0.5},
+    },
+}
+
+
+def test_attention_weights_of_a_real_network_are_learned_from_another(
+    tiny_index: Index, tmp_path: Path
+) -> None:
+    """Both pool over time by attention, eight frames and four; the term starts half way."""
+    wide = {"sampling": {"kind": "dense", "num_frames": 8, "stride": 1}}
+    model = student_settings(temporal=ATTENDS, dropout=0.0)
+    teacher = control(
+        tiny_index, tmp_path / "teacher", model=model | {"input": model["input"] | wide}
+    )
+    teacher_dir = run(teacher)
+    settings = student_recipe(
+        tiny_index, tmp_path / "student", teacher_dir, objective={"terms": WEIGHTS}, model=model
+    )
+    terms = [
+        row["moments"] for row in read_metrics(run(settings) / "metrics.jsonl") if "loss" in row
+    ]
+    assert terms[:3] == [0, 0, 0]
+    assert all(0 < value < 5 for value in terms[3:])
+
+
+def test_networks_without_attention_are_refused_before_the_first_step(
+    tiny_index: Index, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    """Not half way, when the term's schedule asks for them."""
+    for who, temporal in (("student", {"kind": "shift"}), ("teacher", ATTENDS)):
+        settings = student_recipe(
+            tiny_index, tmp_path / "student", tiny_teacher, objective={"terms": WEIGHTS}
+        )
+        settings["model"] = student_settings(temporal=temporal)
+        with pytest.raises(
+            ConfigError, match=rf"moments\.source: the {who} has no temporal attention weights"
+        ):
+            run(settings)
+        assert not (tmp_path / "student" / "last.pt").exists()
 
 
 @pytest.mark.slow

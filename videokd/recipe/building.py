@@ -122,6 +122,8 @@ def _create_learner(
         num_classes=len(index.classes),
         num_videos=len(index),
         train_video_ids=_train_video_ids(config, index),
+        student_attends=model.attention is not None,
+        teacher_attends=teacher.attends,
     )
     return Learner(
         model, Objective(config.objective, networks, seed=_derived_seed(config.seed, use))
@@ -156,9 +158,14 @@ def _peers(
     parts = TeacherParts(
         tap_shapes=peer.tap_shapes,
         pooled_dim=peer.pooled_dim,
+        attends=peer.attention is not None,
         identity=file_digest(first_weights.path) if first_weights else None,
     )
-    mine = TeacherParts(tap_shapes=student.tap_shapes, pooled_dim=student.pooled_dim)
+    mine = TeacherParts(
+        tap_shapes=student.tap_shapes,
+        pooled_dim=student.pooled_dim,
+        attends=student.attention is not None,
+    )
     learner = _create_learner(config, student, parts, index, use=_SEED_OF_PROJECTIONS)
     try:
         other = _create_learner(config, peer, mine, index, use=_SEED_OF_PEER_PROJECTIONS)

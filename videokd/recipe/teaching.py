@@ -47,6 +47,8 @@ class TeacherParts:
     tap_shapes: Mapping[str, TapShape] | None = None
     """Of all its taps, after its views are merged."""
     pooled_dim: int | None = None
+    attends: bool | None = None
+    """Whether it has temporal attention weights; None: its first words will tell."""
     inputs: Mapping[str, TeacherInput] = field(default_factory=dict)
     """Rendering -> what has to be loaded for it."""
     identity: str | dict[str, str] | None = None
@@ -96,6 +98,7 @@ def load_teacher(
                 teaching=EmaTeacher(fabric, student, decay=decay),
                 tap_shapes=student.tap_shapes,
                 pooled_dim=student.pooled_dim,
+                attends=student.attention is not None,
             )
         case _:
             return TeacherParts()
@@ -147,6 +150,7 @@ def _one(
         ),
         tap_shapes={name: shape._replace(t=shape.t * num_clips) for name, shape in shapes.items()},
         pooled_dim=trained.model.pooled_dim,
+        attends=trained.model.attention is not None,
         inputs={rendering: TeacherInput(trained.model.spec, view)},
         identity=file_digest(trained.path),
     )

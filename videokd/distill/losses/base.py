@@ -45,6 +45,10 @@ class Networks:
     """Rows of the index: every video id is below it."""
     train_video_ids: Sequence[int] | None = None
     """Those of the videos that are trained on, labelled or not; None: every row of the index."""
+    student_attends: bool | None = None
+    """Whether the student has temporal attention weights; None: the first batch will tell."""
+    teacher_attends: bool | None = None
+    """The same for the teacher."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

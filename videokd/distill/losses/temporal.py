@@ -249,9 +249,22 @@ class TemporalAttention(TermLoss[TemporalAttentionTerm]):
     aligns_space = False
 
     def build(self, generator: torch.Generator) -> None:  # noqa: ARG002 - nothing to learn
-        """Taps that keep time."""
+        """Taps that keep time, or networks that attend."""
         for pair in self.term.tap_pairs:
             self.needs_time(pair)
+        if self.term.source == "weights":
+            for role, attends in (
+                ("student", self.networks.student_attends),
+                ("teacher", self.networks.teacher_attends),
+            ):
+                if attends is False:
+                    raise self._without_attention(role)
+
+    def _without_attention(self, role: str) -> ConfigError:
+        return ConfigError(
+            f"{self.where}.source: the {role} has no temporal attention weights; use 'map', or a "
+            "temporal module that has them"
+        )
 
     def forward(self, outputs: Outputs) -> torch.Tensor:
         """[N]."""
@@ -261,10 +274,7 @@ class TemporalAttention(TermLoss[TemporalAttentionTerm]):
         sides: list[tuple[torch.Tensor, torch.Tensor]] = []
         for role, output in (("student", outputs.student), ("teacher", outputs.wanted)):
             if output.attention is None or output.attention_seconds is None:
-                raise ConfigError(
-                    f"{self.where}.source: the {role} has no temporal attention weights; "
-                    "use 'map', or a temporal module that has them"
-                )
+                raise self._without_attention(role)
             sides.append((output.attention, output.attention_seconds))
         (given, given_seconds), (wanted, wanted_seconds) = sides
         return attention_weights(
