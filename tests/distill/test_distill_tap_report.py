@@ -58,6 +58,33 @@ def test_equal_seconds_and_cells_are_left_alone():
     assert "read at" not in report
 
 
+def test_attention_weights_have_their_moments():
+    student, teacher = (
+        ModelOutput(
+            logits=torch.zeros(1, 5),
+            pooled=torch.zeros(1, 7),
+            attention=torch.full((1, len(seconds)), 1 / len(seconds)),
+            attention_seconds=torch.tensor([seconds]),
+        )
+        for seconds in ([0.0, 0.4], [0.0, 0.2, 0.4])
+    )
+    objective = make_objective({"when": {"kind": "temporal_attention", "source": "weights"}})
+
+    assert tap_report(objective, student, teacher) == (
+        "when: temporal_attention, weight 1\n"
+        "  student  attention  weights  2 steps, 0.00 to 0.40 s  as it is\n"
+        "  teacher  attention  weights  3 steps, 0.00 to 0.40 s  read at 2 moments\n"
+    )
+
+
+def test_every_projection_is_told():
+    student, teacher = outputs()
+
+    report = tap_report(objective_of("crd"), student, teacher)
+
+    assert report == "x: crd, weight 1, 96 parameters, projections 7 -> 6, 7 -> 6\n"
+
+
 def test_a_single_step_and_a_clip_that_starts_over():
     student = clip_of("s1", [0.25], (2, 3, 3))
     teacher = clip_of("t1", [0.6, 0.9, 0.0, 0.3], (4, 3, 3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from fractions import Fraction
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from power_cut import stop_after
 from teacher_kinds import MIXED, assert_same_state, kind_recipe, state_of
-from tiny_recipes import as_config
+from tiny_recipes import as_config, teacher_recipe
 
 from videokd import runs
 from videokd.cli import main
@@ -303,6 +304,28 @@ def test_the_command_refuses_and_insists(
         main([*arguments, "--insist"])
     assert "going on, as insisted" in capsys.readouterr().err
     assert (tmp_path / "run" / "last.pt").exists()
+
+
+def test_the_claim_may_be_an_evaluation_of_the_same_weights(
+    settings: dict[str, Any], tiny_index: Index, tmp_path: Path
+) -> None:
+    """A teacher that no validation chose: what `videokd eval` found, if it is of these weights."""
+    teacher = teacher_recipe(tiny_index, tmp_path / "teacher")
+    teacher["data"]["val_split"] = None
+    settings["teacher"]["checkpoint"] = str(train(as_config(teacher), quiet=True).run_dir)
+
+    def claim() -> Claim | None:
+        teaching = build(as_config(settings), create_fabric("cpu")).teaching
+        assert isinstance(teaching, OnlineTeacher)
+        return teaching.claim
+
+    assert claim() is None
+    document = runs.evaluate(tmp_path / "teacher", device="cpu", quiet=True)
+    assert claim() == Claim(document["top1_pct"], "test")
+    path = tmp_path / "teacher" / "eval.json"
+    for text in (json.dumps(document | {"checkpoint_step": 1}), "{}", "[", "3"):
+        path.write_text(text, encoding="utf-8")
+        assert claim() is None
 
 
 def test_a_refused_teacher_leaves_the_folder_to_the_mended_recipe(

@@ -83,17 +83,18 @@ def _learned(loss: TermLoss[Any]) -> str:
     if not num_learned:
         return ""
     layers = [layer for layer in loss.modules() if isinstance(layer, nn.Conv3d | nn.Linear)]
-    if len(layers) != 1:
-        return f", {num_learned:,} parameters of its own"
-    (layer,) = layers
-    outputs, inputs = layer.weight.shape[:2]
-    return f", projection {inputs} -> {outputs} channels of {num_learned:,} parameters"
+    sizes = [f"{layer.weight.shape[1]} -> {layer.weight.shape[0]}" for layer in layers]
+    if len(sizes) == 1:
+        return f", projection {sizes[0]} channels of {num_learned:,} parameters"
+    return f", {num_learned:,} parameters, projections {', '.join(sizes)}"
 
 
 def _rows(loss: TermLoss[Any], student: ModelOutput, teacher: ModelOutput | None) -> list[_Row]:
     rows: list[_Row] = []
     if teacher is None:
         return rows
+    if getattr(loss.term, "source", None) == "weights":
+        return _attention_rows(student, teacher)
     for pair in loss.term.tap_pairs:
         sides = (student.taps[pair.student_tap], teacher.taps[pair.teacher_tap])
         for role, name, mine, other in (
@@ -104,6 +105,18 @@ def _rows(loss: TermLoss[Any], student: ModelOutput, teacher: ModelOutput | None
             alignment = _alignment(loss, mine, other, is_read=role == "teacher")
             rows.append(_Row(role, name, shape, _seconds(mine.step_seconds), alignment))
     return rows
+
+
+def _attention_rows(student: ModelOutput, teacher: ModelOutput) -> list[_Row]:
+    """Of weights over time; the first batch is refused where a side has none."""
+    mine, theirs = student.attention_seconds, teacher.attention_seconds
+    if mine is None or theirs is None:
+        return []
+    alignment = "as it is" if torch.equal(mine, theirs) else f"read at {mine.shape[1]} moments"
+    return [
+        _Row("student", "attention", "weights", _seconds(mine), "as it is"),
+        _Row("teacher", "attention", "weights", _seconds(theirs), alignment),
+    ]
 
 
 def _alignment(loss: TermLoss[Any], mine: TapOutput, other: TapOutput, *, is_read: bool) -> str:
