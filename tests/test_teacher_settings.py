@@ -128,3 +128,16 @@ def test_a_fault_between_settings_is_not_laid_on_the_checkpoint(
     """The kind `checkpoint` has a setting of that name."""
     with pytest.raises(ConfigError, match=message):
         as_config(with_teacher({"checkpoint": "t", **setting}))
+
+
+def test_confidence_is_for_one_label() -> None:
+    several = {"kind": "several", "teachers": TWO, "combine": "confidence"}
+    terms = {
+        "labels": {"kind": "binary_cross_entropy"},
+        "soft": {"kind": "binary_soft_targets"},
+    }
+    with pytest.raises(
+        ConfigError, match=r"teacher\.combine confidence goes by .* mean or weighted"
+    ):
+        as_config(with_teacher(several, objective={"terms": terms}))
+    as_config(with_teacher(several | {"combine": "mean"}, objective={"terms": terms}))

@@ -14,7 +14,12 @@ from videokd.engine.evaluate import EvalConfig
 from videokd.engine.settings import TrainConfig
 from videokd.first_weights import InitConfig
 from videokd.models.zoo import ModelConfig
-from videokd.recipe.teachers import EmaTeacherConfig, PeerTeacher, TeacherConfig
+from videokd.recipe.teachers import (
+    EmaTeacherConfig,
+    PeerTeacher,
+    SeveralTeachers,
+    TeacherConfig,
+)
 
 Role = Literal["teacher", "control", "student", "no_temporal"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -79,6 +84,16 @@ class RunConfig(Config):
             raise ValueError(
                 "teacher.init gives the peer the student's own first weights, and two equal "
                 "networks teach each other nothing; give it others, or set replace_head"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _confidence_is_among_classes(self) -> RunConfig:
+        combine = self.teacher.combine if isinstance(self.teacher, SeveralTeachers) else None
+        if combine == "confidence" and self.objective.is_multi_label:
+            raise ValueError(
+                "teacher.combine confidence goes by which of the classes a teacher takes a clip "
+                "for, and here each class is a yes or no of its own; take mean or weighted"
             )
         return self
 

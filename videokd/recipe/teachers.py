@@ -82,7 +82,8 @@ class SeveralTeachers(Cacheable):
     """Name -> teacher, at least two."""
     combine: Combination = "mean"
     """How their logits become one: `mean`; `weighted`, by `weights`; `confidence`, for each clip by
-    how well each teacher knows its label (without one, by how sure each teacher is)."""
+    how well each teacher knows its label (without one, by how sure each teacher is); not for
+    multi-label."""
     weights: dict[str, float] | None = None
     """Name -> weight, at least 0, for `weighted`; they are divided by their sum."""
 
