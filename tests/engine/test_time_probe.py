@@ -29,6 +29,7 @@ from videokd.experiments.probe import probe_time, sentence
 from videokd.metrics import PairedTest, paired_test
 from videokd.models.video_model import VideoModel
 from videokd.recipe import Trained, create_fabric, load_trained
+from videokd.runs import evaluate
 from videokd.types import ClipBatch, InputSpec
 
 NUM_FRAMES, NUM_CLASSES = 6, 4
@@ -225,6 +226,26 @@ def test_the_document_of_a_run(run_copy: Path) -> None:
         assert difference["difference_pct"] == pytest.approx(row["top1_pct"] - normal["top1_pct"])
         assert (difference["num_videos"], difference["unit"]) == (12, "video")
     assert len(document["verdict"]) == 3
+
+
+@pytest.mark.parametrize("which", ["3D network", "last.pt"])
+def test_any_checkpoint_is_probed(
+    tiny_teacher: Path, run_copy: Path, tmp_path: Path, which: str
+) -> None:
+    if which == "3D network":
+        checkpoint = Path(shutil.copytree(tiny_teacher, tmp_path / "teacher"))
+    else:
+        checkpoint = run_copy / "last.pt"
+    document = probe_time(checkpoint, device="cpu", quiet=True)
+    evaluation = evaluate(checkpoint, device="cpu", quiet=True)
+    normal = document["conditions"]["normal"]
+    for key in ("top1_pct", "interval_pct", "predictions_digest"):
+        assert normal[key] == evaluation[key]
+    assert document["checkpoint_step"] == evaluation["checkpoint_step"]
+    kept = [*(tmp_path / "teacher").glob("probe*.json"), *run_copy.glob("probe*.json")]
+    assert [path.name for path in kept] == [
+        "probe.json" if which == "3D network" else "probe.last.test.json"
+    ]
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
