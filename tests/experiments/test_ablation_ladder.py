@@ -63,12 +63,8 @@ def test_the_shipped_ladder_has_every_rung(shipped):
     assert {len(groups) for groups in over_people.data.folds.values()} == {2}
 
 
-def test_few_labels_show_nobody_the_labels_of_the_other_half(shipped):
-    from videokd.experiments.ablation.choices import Choices
-    from videokd.experiments.ablation.plan import Places, Plan
-
-    places = Places(*(ladder_file(),) * 5)
-    plan = Plan(shipped, places, Choices(ladder_file().with_name("nothing")))
+def test_few_labels_show_nobody_the_labels_of_the_other_half(shipped, tmp_path):
+    plan = as_if_chosen(shipped, tmp_path)
     embedded = shipped.studies["embedded"]
     several = {name for name, row in embedded.rows.items() if row.group == "all_labels"}
     for name, row in embedded.rows.items():
@@ -77,11 +73,8 @@ def test_few_labels_show_nobody_the_labels_of_the_other_half(shipped):
         assert not {"source_student", "all_labels_teacher"} & (
             set(row.uses.values()) - ({"source_student"} if row.group == "started" else set())
         ), name
-        for key in plan.tune_keys("embedded", name)[:1] or plan.run_keys("embedded", name)[:1]:
-            try:
-                settings = plan.job(key).settings
-            except NotChosen:
-                continue  # it takes another row's choice
+        for key in (*plan.tune_keys("embedded", name)[:1], *plan.run_keys("embedded", name)[:1]):
+            settings = plan.job(key).settings
             assert value_at(settings, "data.train_split") == "labelled", name
             assert value_at(settings, "data.unlabelled_split") == (
                 "unlabelled" if row.group == "few_labels" or "few_" in name else None
@@ -482,23 +475,54 @@ def test_a_line_that_is_none_is_named(tmp_path):
 # The shipped recipes.
 
 
-def test_every_row_of_the_shipped_ladder_can_be_built(shipped, tmp_path):
-    """Its recipe is read, and its losses find their taps between the two networks."""
-    from videokd.config import parse_config
-    from videokd.distill.objective import Networks, Objective
+def as_if_chosen(ladder, folder):
+    """The plan once every row is tuned; the last trial of each was the best."""
     from videokd.experiments.ablation.choices import Choice, Choices
     from videokd.experiments.ablation.plan import Places, Plan
-    from videokd.models.zoo import create_video_model
-    from videokd.recipe import RunConfig
 
-    places = Places(ladder_file(), tmp_path / "chosen.yaml", *(tmp_path,) * 3)
+    places = Places(ladder_file(), folder / "chosen.yaml", *(folder,) * 3)
     choices = Choices(places.chosen)
-    for name, one in shipped.studies.items():
+    for name, one in ladder.studies.items():
         for row in one.rows:
             for fold in one.folds or (None,):
                 over = (one.trials(row) or [{"train.epochs": 2}])[-1]
                 choices._put(name, row, fold or "all", Choice(over, 0, 1.0, 1.0, "x"))
-    plan = Plan(shipped, places, choices)
+    return Plan(ladder, places, choices)
+
+
+def test_rows_of_the_ladder_differ_in_what_they_are_about_alone(shipped, tmp_path):
+    """The same network and first weights, videos, augmentation, batches and epochs."""
+    plan = as_if_chosen(shipped, tmp_path)
+    rows = shipped.studies["embedded"].rows
+    same = ("seed", "model", "init", "data", "train.epochs", "train.batch_size")
+    differs = {
+        "mixup": {"data"},
+        "all_mixed": {"data"},
+        "total_time": {"train.epochs"},
+    }
+
+    def said(row):
+        settings = plan.job(Key("embedded", "run", row, 3)).settings
+        return {path: value_at(settings, path) for path in same}
+
+    control = said("cross_entropy")
+    of_tables = [name for name, row in rows.items() if row.group in ("ladder", "losses")]
+    assert len(of_tables) > 30
+    for row in of_tables:
+        mine = said(row)
+        assert {path for path in same if mine[path] != control[path]} == differs.get(row, set()), (
+            row
+        )
+
+
+def test_every_row_of_the_shipped_ladder_can_be_built(shipped, tmp_path):
+    """Its recipe is read, and its losses find their taps between the two networks."""
+    from videokd.config import parse_config
+    from videokd.distill.objective import Networks, Objective
+    from videokd.models.zoo import create_video_model
+    from videokd.recipe import RunConfig
+
+    plan = as_if_chosen(shipped, tmp_path)
     networks: dict[str, object] = {}
 
     def network(config):
