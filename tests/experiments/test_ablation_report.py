@@ -21,6 +21,8 @@ from ablation_reference import (
 
 from videokd.errors import UserError
 from videokd.experiments.ablation.evidence import BEST_CONTROL, report_study
+from videokd.experiments.ablation.goals import outcomes
+from videokd.experiments.ablation.ladder import Goals
 from videokd.experiments.ablation.records import Key, Results, Videos, pack
 from videokd.experiments.ablation.report import BEGIN, END, write_report
 from videokd.experiments.ablation.tuning import choose_all
@@ -211,6 +213,42 @@ def test_agreement_is_with_the_network_that_taught(tmp_path, places):
     _, found = rows_of(places)
     # `plain` is wrong on 30 and 27 of 60, the student on 6 and 3, all in the next class.
     assert found["logits"].agreement_pct == pytest.approx(100 * (36 + 36) / 120)
+
+
+GOALS = {
+    "control": "plain",
+    "control_pct": [50, 60],
+    "teacher_pct": 95,
+    "fewer_multiply_adds": 20,
+    "gain_points": 5,
+}
+
+
+def test_goals_stand_beside_what_came_of_them(places):
+    written(places.ladder.parent, mine=study(goals=GOALS))
+    write_report(plan_of(places), Results(places.results), quick=False)
+    text = places.report.read_text(encoding="utf-8")
+    low, high = rows_of(places)[1]["logits"].test.interval_pct
+    gain = (
+        "The ladder: the best recipe at least 5 points above the best control, its interval above 0"
+    )
+    for line in (
+        "| plain: 50 to 60 % | 52.50 % | reached |",
+        "| teacher: at least 95 % | 90.00 % | missed |",
+        "| multiply-adds: at least 20 times fewer | 20.0 times | reached |",
+        f"| {gain} | logits: +22.50 [{low:.2f}, {high:.2f}] | reached |",
+    ):
+        assert line in text, line
+    more = Goals.model_validate(GOALS | {"gain_points": 22.6})
+    found = outcomes(more, report_study(plan_of(places), Results(places.results), "mine"))
+    assert [one.reached for one in found] == [True, False, True, False]
+
+
+def test_what_is_not_run_yet_is_not_known(tmp_path):
+    places = written(tmp_path, mine=study(goals=GOALS))
+    report = report_study(plan_of(places), Results(places.results), "mine")
+    found = outcomes(Goals.model_validate(GOALS), report)
+    assert [(one.found, one.reached) for one in found] == [("-", None)] * 3
 
 
 def test_the_page_the_document_and_the_picture(places):

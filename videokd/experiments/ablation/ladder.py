@@ -154,6 +154,21 @@ class Row(Config):
         return self.kind in PREREQUISITES
 
 
+class Goals(Config):
+    """What a study was made for; its report says what is reached and what is not."""
+
+    control: str
+    """The row that says how hard the study is."""
+    control_pct: tuple[float, float] | None = None
+    """Lowest and highest test top-1 of it that leave room for a gain."""
+    teacher_pct: float | None = None
+    """Test top-1 of the teacher, at least."""
+    fewer_multiply_adds: float | None = None
+    """The teacher's over the student's, at least."""
+    gain_points: float
+    """Of the recipe that validation shows best over the best control, with an interval above 0."""
+
+
 class Quick(Config):
     """The same walk on tiny data, for tests: nothing that it measures means anything."""
 
@@ -182,6 +197,7 @@ class Study(Config):
     groups: dict[str, Group]
     """By name, in the order of the tables."""
     rows: dict[str, Row]
+    goals: Goals | None = None
     quick: Quick
 
     @model_validator(mode="before")
@@ -222,6 +238,8 @@ class Study(Config):
             for other in group.beside:
                 _check_known(other, self.rows, f"groups.{name}.beside")
         _check_known(self.teacher, self.rows, "teacher")
+        if self.goals is not None:
+            _check_known(self.goals.control, self.rows, "goals.control")
         for name in self.quick.rows:
             _check_known(name, self.rows, "quick.rows")
         return self

@@ -16,6 +16,8 @@ from videokd.experiments.ablation.evidence import (
     StudyReport,
     report_study,
 )
+from videokd.experiments.ablation.goals import outcomes
+from videokd.experiments.ablation.ladder import Goals
 from videokd.experiments.ablation.picture import draw_gains
 from videokd.experiments.ablation.plan import Plan
 from videokd.experiments.ablation.records import Results
@@ -55,7 +57,9 @@ def write_report(plan: Plan, results: Results, *, quick: bool) -> dict[str, Any]
     """
     places = plan.places
     reports = [report_study(plan, results, name) for name in plan.ladder.studies]
-    tables = "\n".join(study_text(report, places.report) for report in reports)
+    tables = "\n".join(
+        study_text(report, plan.study(report.name).goals, places.report) for report in reports
+    )
     pictures = places.report.parent / "images"
     for report in reports:
         draw_gains(report, pictures / f"ablation_{report.name}.png")
@@ -69,13 +73,14 @@ def write_report(plan: Plan, results: Results, *, quick: bool) -> dict[str, Any]
     return document
 
 
-def study_text(report: StudyReport, page: Path) -> str:
+def study_text(report: StudyReport, goals: Goals | None, page: Path) -> str:
     """A study as Markdown."""
     unit = f"{report.num_people} people, then " if report.num_people else ""
     tested = f"{report.num_videos} test videos"
     if report.num_people:
         tested += f" of {report.num_people} people"
     lines = [f"## {report.title}", "", f"{tested}. {_teacher_text(report)}", ""]
+    lines += [*_goal_lines(goals, report), ""] if goals is not None else []
     lines += [_LEGEND.format(unit=unit), ""]
     lines += [f"![gains](images/ablation_{report.name}.png)", ""] if page else []
     for group in report.groups:
@@ -86,6 +91,12 @@ def study_text(report: StudyReport, page: Path) -> str:
             "",
         ]
     return "\n".join(lines)
+
+
+def _goal_lines(goals: Goals, report: StudyReport) -> list[str]:
+    words = {True: "reached", False: "missed", None: "not known yet"}
+    found = [(one.wanted, one.found, words[one.reached]) for one in outcomes(goals, report)]
+    return _table(("wanted", "found", ""), found)
 
 
 def study_document(report: StudyReport) -> dict[str, Any]:

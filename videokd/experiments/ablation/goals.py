@@ -1,0 +1,78 @@
+"""What a study was made for, beside what came of it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from videokd.experiments.ablation.evidence import GroupReport, RowReport, StudyReport
+from videokd.experiments.ablation.ladder import Goals
+
+
+class Outcome(NamedTuple):
+    """One goal."""
+
+    wanted: str
+    found: str
+    reached: bool | None
+    """None while it is not known."""
+
+
+def outcomes(goals: Goals, report: StudyReport) -> list[Outcome]:
+    """Every goal of a study, the gain once for each of its tables that has a recipe."""
+    rows = {row.name: row for group in report.groups for row in group.rows}
+    control, teacher = rows.get(goals.control), report.teacher
+    found = []
+    if goals.control_pct is not None:
+        low, high = goals.control_pct
+        top1 = None if control is None else control.mean_pct
+        wanted = f"{goals.control}: {low:g} to {high:g} %"
+        found.append(_outcome(wanted, top1, "{:.2f} %", top1 is not None and low <= top1 <= high))
+    if goals.teacher_pct is not None:
+        top1 = None if teacher is None else teacher.mean_pct
+        wanted = f"teacher: at least {goals.teacher_pct:g} %"
+        found.append(_outcome(wanted, top1, "{:.2f} %", (top1 or 0.0) >= goals.teacher_pct))
+    if goals.fewer_multiply_adds is not None:
+        times = _times_fewer(control, teacher)
+        wanted = f"multiply-adds: at least {goals.fewer_multiply_adds:g} times fewer"
+        is_met = (times or 0.0) >= goals.fewer_multiply_adds
+        found.append(_outcome(wanted, times, "{:.1f} times", is_met))
+    found += [_gain(goals, group) for group in report.groups if best_recipe(group) is not None]
+    return found
+
+
+def best_recipe(group: GroupReport) -> RowReport | None:
+    """The distilled row that validation shows best; None while one of them is not validated."""
+    distilled = [row for row in group.rows if row.kind == "distilled"]
+    scored = [(row.val_pct, row) for row in distilled if row.val_pct is not None]
+    if not scored or len(scored) < len(distilled):
+        return None
+    return max(scored, key=lambda one: one[0])[1]
+
+
+def _gain(goals: Goals, group: GroupReport) -> Outcome:
+    row = best_recipe(group)
+    assert row is not None, "asked of such groups alone"
+    wanted = (
+        f"{group.title}: the best recipe at least {goals.gain_points:g} points above the best "
+        "control, its interval above 0"
+    )
+    if row.test is None:
+        return Outcome(wanted, f"{row.label}: not compared", None)
+    low, high = row.test.interval_pct
+    gain = row.test.difference_pct
+    text = f"{row.label}: {gain:+z.2f} [{low:z.2f}, {high:z.2f}]"
+    return Outcome(wanted, text, gain >= goals.gain_points and low > 0)
+
+
+def _times_fewer(control: RowReport | None, teacher: RowReport | None) -> float | None:
+    if control is None or teacher is None:
+        return None
+    if control.gmacs_per_video is None or teacher.gmacs_per_video is None:
+        return None
+    return teacher.gmacs_per_video / control.gmacs_per_video
+
+
+def _outcome(wanted: str, value: float | None, form: str, is_met: bool) -> Outcome:
+    if value is None:
+        return Outcome(wanted, "-", None)
+    return Outcome(wanted, form.format(value), is_met)
