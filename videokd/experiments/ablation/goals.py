@@ -36,8 +36,8 @@ def outcomes(goals: Goals, report: StudyReport) -> list[Outcome]:
         wanted = f"multiply-adds: at least {goals.fewer_multiply_adds:g} times fewer"
         is_met = (times or 0.0) >= goals.fewer_multiply_adds
         found.append(_outcome(wanted, times, "{:.1f} times", is_met))
-    found += [_gain(goals, group) for group in report.groups if best_recipe(group) is not None]
-    return found
+    recipes = [(group.title, best_recipe(group)) for group in report.groups]
+    return found + [_gain(goals, title, row) for title, row in recipes if row is not None]
 
 
 def best_recipe(group: GroupReport) -> RowReport | None:
@@ -49,11 +49,9 @@ def best_recipe(group: GroupReport) -> RowReport | None:
     return max(scored, key=lambda one: one[0])[1]
 
 
-def _gain(goals: Goals, group: GroupReport) -> Outcome:
-    row = best_recipe(group)
-    assert row is not None, "asked of such groups alone"
+def _gain(goals: Goals, title: str, row: RowReport) -> Outcome:
     wanted = (
-        f"{group.title}: the best recipe at least {goals.gain_points:g} points above the best "
+        f"{title}: the best recipe at least {goals.gain_points:g} points above the best "
         "control, its interval above 0"
     )
     if row.test is None:
