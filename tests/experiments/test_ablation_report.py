@@ -94,6 +94,26 @@ def test_p_values_are_corrected_for_all_that_the_ladder_asks(places):
     assert rows["shuffled"].verdict != "gain"
 
 
+def test_a_row_is_told_against_its_placebo(places):
+    report, _ = rows_of(places)
+    (one,) = report.over_placebos
+    expected = seed_test(correct("logits"), correct("shuffled"))
+    assert (one.label, one.placebo_label, one.test) == ("logits", "shuffled", expected)
+    assert expected.difference_pct == pytest.approx(27.5)
+    assert one.adjusted_p == expected.p_value
+    write_report(plan_of(places), Results(places.results), quick=False)
+    low, high = expected.interval_pct
+    line = f"| logits | shuffled (P) | +27.50 | [{low:.2f}, {high:.2f}] |"
+    assert line in places.report.read_text(encoding="utf-8")
+
+
+def test_no_placebo_where_a_seed_of_it_failed(places):
+    plan, results = plan_of(places), Results(places.results)
+    results.add(record(plan, Key("mine", "run", "shuffled", 1), {}, failed="no number"), [])
+    report, _ = rows_of(places)
+    assert report.over_placebos == ()
+
+
 def test_a_group_faces_its_own_controls_and_those_of_another(tmp_path):
     rows = study()["rows"]
     rows["logits"] |= {"group": "more"}

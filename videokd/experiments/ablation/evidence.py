@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from videokd.experiments.ablation.answers import Answers, test_split
 from videokd.experiments.ablation.plan import NotChosen, Plan
-from videokd.experiments.ablation.records import Key, Record, Results
+from videokd.experiments.ablation.records import Results
 from videokd.experiments.ablation.tuning import FAILED, Scored, finished, validated
 from videokd.metrics import SeedTest, holm, seed_test
 
@@ -85,6 +86,17 @@ class GroupReport:
 
 
 @dataclass(frozen=True)
+class OverPlacebo:
+    """A distilled row against its placebo, on the same videos and seeds."""
+
+    label: str
+    placebo_label: str
+    test: SeedTest
+    adjusted_p: float
+    """Holm's, over all placebos of the study."""
+
+
+@dataclass(frozen=True)
 class StudyReport:
     """All that is said of a study."""
 
@@ -94,6 +106,8 @@ class StudyReport:
     num_people: int | None
     teacher: RowReport | None
     groups: tuple[GroupReport, ...]
+    over_placebos: tuple[OverPlacebo, ...]
+    """What a row's teacher told it that the placebo's did not."""
     stale: tuple[str, ...]
     """Runs whose settings are no longer the ladder's; they are in no table."""
 
@@ -109,8 +123,8 @@ class _Reporter:
         self.results = results
         self.name = study
         self.study = plan.study(study)
-        self.folds: tuple[str | None, ...] = self.study.folds or (None,)
-        self._correct = {row: self._correct_of(row) for row in self.study.rows}
+        self.answers = Answers(plan, results, study)
+        self.folds = self.answers.folds
 
     def report(self) -> StudyReport:
         rows = {name: self._row(name) for name in self.study.rows}
@@ -129,77 +143,30 @@ class _Reporter:
             )
             for name, group in self.study.groups.items()
         )
-        people = self._groups()
+        people = self.answers.people
         return StudyReport(
             name=self.name,
             title=self.study.title,
-            num_videos=len(self._labels()),
+            num_videos=len(self.answers.labels),
             num_people=len(set(people)) if people is not None else None,
             teacher=rows[self.study.teacher] if rows[self.study.teacher].seeds_pct else None,
             groups=groups,
+            over_placebos=self._over_placebos(rows),
             stale=self._stale(),
         )
 
     # What the runs say.
 
-    def _record(self, row: str, seed: int, fold: str | None) -> Record | None:
-        is_over_folds = fold is not None and self.study.rows[row].folds
-        key = Key(self.name, "run", row, seed, fold if is_over_folds else None)
-        return finished(self.plan, self.results, key)
-
-    def _records(self, row: str) -> list[Record]:
-        found = [finished(self.plan, self.results, k) for k in self._run_keys(row)]
-        return [record for record in found if record is not None]
-
-    def _run_keys(self, row: str) -> list[Key]:
-        return self.plan.run_keys(self.name, row)
-
-    def _test_split(self, fold: str | None) -> str:
-        return "test" if fold is None else f"test{fold}"
-
-    def _labels(self) -> np.ndarray:
-        """int64 [M], folds one after the other; nothing where no run is finished."""
-        found = [self.results.videos.get((self.name, f, self._test_split(f))) for f in self.folds]
-        parts = [one.true_classes for one in found if one is not None]
-        return np.concatenate(parts) if len(parts) == len(found) else np.zeros(0, dtype=np.int64)
-
-    def _groups(self) -> tuple[str, ...] | None:
-        """[M] people, or None where videos are independent."""
-        if not self.study.folds:
-            return None
-        found = [self.results.videos.get((self.name, f, self._test_split(f))) for f in self.folds]
-        return tuple(group for one in found if one is not None for group in one.groups)
-
-    def _predicted(self, row: str) -> dict[int, np.ndarray]:
-        """Seed -> int64 [M], of the seeds whose folds are all finished."""
-        found: dict[int, np.ndarray] = {}
-        if not self.study.rows[row].folds and self.study.folds:
-            return found
-        for seed in self.study.seeds_of(row):
-            records = [self._record(row, seed, fold) for fold in self.folds]
-            scores = [
-                None if record is None else record.scores.get(self._test_split(fold))
-                for fold, record in zip(self.folds, records, strict=True)
-            ]
-            whole = [score.classes for score in scores if score is not None]
-            if len(whole) == len(scores):
-                found[seed] = np.concatenate(whole)
-        return found
-
-    def _correct_of(self, row: str) -> dict[int, np.ndarray]:
-        labels = self._labels()
-        return {seed: classes == labels for seed, classes in self._predicted(row).items()}
-
     def _row(self, name: str) -> RowReport:
         row = self.study.rows[name]
-        records = self._records(name)
-        seeds = self._correct[name]
+        records = self.answers.records(name)
+        seeds = self.answers.correct[name]
         tests = [
             score
             for record in records
             if record.key.seed in seeds
             for split, score in record.scores.items()
-            if split == self._test_split(record.key.fold)
+            if split == test_split(record.key.fold)
         ]
         weights = [score.num_videos for score in tests]
         known = [record for record in records if record.failed is None]
@@ -230,7 +197,7 @@ class _Reporter:
         """Mean over seeds, with the run of the same seed, or the only one, of the row's own
         teacher; of the study's where it has none."""
         taught_by = self.study.rows[name].uses.get("teacher.checkpoint", self.study.teacher)
-        teacher, mine = self._predicted(taught_by), self._predicted(name)
+        teacher, mine = self.answers.predicted(taught_by), self.answers.predicted(name)
         if not teacher or not mine or name == taught_by:
             return None
         first = next(iter(teacher.values()))
@@ -242,7 +209,7 @@ class _Reporter:
     def _read_minutes(self, name: str) -> float:
         """One run of each network that a row reads, and of those that they read."""
         means = [
-            _mean([record.train_seconds / 60 for record in self._records(other)])
+            _mean([record.train_seconds / 60 for record in self.answers.records(other)])
             for other in self.plan.read_by(self.name, name)
         ]
         return sum(mean for mean in means if mean is not None)
@@ -280,7 +247,7 @@ class _Reporter:
     def _validated(self, name: str, fold: str | None) -> Scored | None:
         """A control's validation: of the reported runs, which are more, or over folds of tuning."""
         if fold is None:
-            keys = self._run_keys(name)
+            keys = self.plan.run_keys(self.name, name)
             records = [finished(self.plan, self.results, key) for key in keys]
             there = [record for record in records if record is not None]
             if len(there) < len(keys):
@@ -316,40 +283,46 @@ class _Reporter:
             return row
         wanted = self.study.rows[row.name].versus
         if wanted is not None:
-            theirs, versus = self._correct[wanted], self.study.rows[wanted].label
+            theirs, versus = self.answers.correct[wanted], self.study.rows[wanted].label
         elif best:
             if set(best.values()) == {row.name}:
                 return row
-            theirs, versus = self._correct_by_fold(best), BEST_CONTROL
+            theirs, versus = self.answers.correct_of(best), BEST_CONTROL
         else:
             return row
-        mine = self._correct[row.name]
+        test = self._paired(self.answers.correct[row.name], theirs)
+        return row if test is None else replace(row, versus=versus, test=test)
+
+    def _paired(
+        self, mine: dict[int, np.ndarray], theirs: dict[int, np.ndarray]
+    ) -> SeedTest | None:
+        """On the seeds that both have."""
         seeds = sorted(mine.keys() & theirs.keys())
         if not seeds:
-            return row
-        test = seed_test(
+            return None
+        return seed_test(
             np.stack([mine[seed] for seed in seeds]),
             np.stack([theirs[seed] for seed in seeds]),
-            groups=self._groups(),
+            groups=self.answers.people,
         )
-        return replace(row, versus=versus, test=test)
 
-    def _correct_by_fold(self, best: dict[str | None, str]) -> dict[int, np.ndarray]:
-        """Each fold's best control on that fold's test people."""
-        parts = [self._part(row, fold) for fold, row in best.items()]
-        seeds = set.intersection(*(set(part) for part in parts))
-        return {seed: np.concatenate([part[seed] for part in parts]) for seed in seeds}
-
-    def _part(self, row: str, fold: str | None) -> dict[int, np.ndarray]:
-        """Seed -> the videos of one fold."""
-        sizes = [self._fold_size(one) for one in self.folds]
-        position = self.folds.index(fold)
-        start = sum(sizes[:position])
-        stop = start + sizes[position]
-        return {seed: correct[start:stop] for seed, correct in self._correct[row].items()}
-
-    def _fold_size(self, fold: str | None) -> int:
-        return len(self.results.videos[self.name, fold, self._test_split(fold)].true_classes)
+    def _over_placebos(self, rows: dict[str, RowReport]) -> tuple[OverPlacebo, ...]:
+        """Each row against the placebo that has its settings; Holm's correction over these."""
+        found = []
+        for name, row in self.study.rows.items():
+            if row.kind != "placebo" or row.choice_of is None:
+                continue
+            taught = row.choice_of
+            if rows[name].failed or rows[taught].failed:
+                continue
+            test = self._paired(self.answers.correct[taught], self.answers.correct[name])
+            if test is not None:
+                found.append((self.study.rows[taught].label, row.label, test))
+        corrected = holm([test.p_value for *_, test in found])
+        return tuple(
+            OverPlacebo(label, placebo, test, p)
+            for (label, placebo, test), p in zip(found, corrected, strict=True)
+        )
 
     def _stale(self) -> tuple[str, ...]:
         """Lines that the ladder no longer stands behind."""

@@ -12,6 +12,7 @@ from videokd.errors import UserError
 from videokd.experiments.ablation.evidence import (
     BEST_CONTROL,
     GroupReport,
+    OverPlacebo,
     RowReport,
     StudyReport,
     report_study,
@@ -22,6 +23,7 @@ from videokd.experiments.ablation.picture import draw_gains
 from videokd.experiments.ablation.plan import Plan
 from videokd.experiments.ablation.records import Results
 from videokd.files import read_text, write_text
+from videokd.metrics import SeedTest
 
 BEGIN = "<!-- tables of `videokd reproduce ablation --stage report`; written by it -->"
 END = "<!-- end of these tables -->"
@@ -36,6 +38,7 @@ _COSTS = (
     "row", "minutes", "with all that it reads", "epochs", "same class as the teacher %", "ECE",
     "NLL", "shuffled", "reversed", "frozen", "chosen",
 )  # fmt: skip
+_PLACEBOS = ("row", "its placebo", "points over it", "95 % interval", "p (Holm)", "verdict")
 
 _OBVIOUS = ("objective.terms.", "train.optim.", "train.", "data.augment.mix.")
 """Beginnings of settings that a table can do without."""
@@ -85,6 +88,7 @@ def study_text(report: StudyReport, goals: Goals | None, page: Path) -> str:
     lines += [f"![gains](images/ablation_{report.name}.png)", ""] if page else []
     for group in report.groups:
         lines += [*_group_lines(group), ""] if group.rows else []
+    lines += [*_placebo_lines(report.over_placebos), ""] if report.over_placebos else []
     if report.stale:
         lines += [
             "Left out, for the ladder has changed since: " + "; ".join(report.stale) + ".",
@@ -122,6 +126,15 @@ def study_document(report: StudyReport) -> dict[str, Any]:
                 "rows": [row(one) for one in group.rows],
             }
             for group in report.groups
+        ],
+        "over_placebos": [
+            {
+                "label": one.label,
+                "placebo_label": one.placebo_label,
+                "test": one.test.to_dict(),
+                "adjusted_p": one.adjusted_p,
+            }
+            for one in report.over_placebos
         ],
         "stale": list(report.stale),
     }
@@ -176,6 +189,27 @@ def _group_lines(group: GroupReport) -> list[str]:
     ]
 
 
+def _placebo_lines(comparisons: Sequence[OverPlacebo]) -> list[str]:
+    cells = [
+        (
+            one.label,
+            f"{one.placebo_label} (P)",
+            f"{one.test.difference_pct:+z.2f}",
+            _interval(one.test),
+            f"{one.adjusted_p:.4f}",
+            one.test.verdict_at(one.adjusted_p),
+        )
+        for one in comparisons
+    ]
+    told = "Each row against the placebo that has its settings; p is corrected for these alone."
+    return ["### Over their placebos", "", told, "", *_table(_PLACEBOS, cells)]
+
+
+def _interval(test: SeedTest) -> str:
+    low, high = test.interval_pct
+    return f"[{low:z.2f}, {high:z.2f}]"
+
+
 def _gain_cells(row: RowReport, *, is_beside: bool) -> tuple[str, ...]:
     seeds = " ".join(f"{value:.2f}" for value in row.seeds_pct.values()) or "-"
     if len(row.seeds_pct) < row.num_wanted:
@@ -186,7 +220,6 @@ def _gain_cells(row: RowReport, *, is_beside: bool) -> tuple[str, ...]:
         return (*own, "beside", "-", "-", "-", "-")
     if test is None:
         return (*own, "-", "-", "-", "-", "-")
-    low, high = test.interval_pct
     over = f"{test.difference_pct:+z.2f}"
     over += "" if row.versus == BEST_CONTROL else f" over {row.versus}"
     p = "-" if row.adjusted_p is None else f"{row.adjusted_p:.4f}"
@@ -194,7 +227,7 @@ def _gain_cells(row: RowReport, *, is_beside: bool) -> tuple[str, ...]:
     return (
         *own,
         over,
-        f"[{low:z.2f}, {high:z.2f}]",
+        _interval(test),
         p,
         str(row.verdict) if is_judged else "-",
         _number(test.detectable_pct),
