@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
@@ -149,6 +150,15 @@ def numeric_gradient(loss: Callable[[np.ndarray], float], at: np.ndarray) -> np.
         step[index] = 1e-5
         gradient[index] = (loss(at + step) - loss(at - step)) / 2e-5
     return gradient
+
+
+def numeric_gradients(losses: Callable[..., list[float]], *at: np.ndarray) -> list[np.ndarray]:
+    """Of the sum of per-clip losses, by each of their arguments."""
+
+    def total_at(position: int, point: np.ndarray) -> float:
+        return sum(losses(*at[:position], point, *at[position + 1 :]))
+
+    return [numeric_gradient(partial(total_at, i), point) for i, point in enumerate(at)]
 
 
 def value_and_gradient(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import distill_reference as reference
 import numpy as np
 import pytest
@@ -9,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from videokd.distill.losses.features import attention_transfer, hint, pooled_mse
-from videokd.distill.projections import ChannelProjection
+from videokd.distill.projections import ChannelProjection, PooledProjection
 from videokd.types import TapOutput
 
 # They differ in everything: channels, steps, height (student finer), width (teacher finer).
 STUDENT = reference.random_tap((2, 2, 3, 4, 2), seed=0)
 TEACHER = reference.random_tap((2, 4, 5, 3, 5), seed=1)
 WEIGHT = np.random.default_rng(2).normal(size=(4, 2))
+NO_BIAS = np.zeros(4)
 
 
 def project(features: torch.Tensor) -> torch.Tensor:
@@ -37,14 +40,29 @@ def clips(student: np.ndarray, teacher: TapOutput, *, energies: bool = False):
         )
 
 
-def hint_by_hand(student: np.ndarray) -> list[float]:
+def in_float32(tap: TapOutput) -> TapOutput:
+    return TapOutput(tap.features.float(), tap.step_seconds.float())
+
+
+def hint_by_hand(
+    student: np.ndarray, weight: np.ndarray = WEIGHT, bias: np.ndarray = NO_BIAS
+) -> list[float]:
     losses = []
     for ours, wanted in clips(student, TEACHER):
         total = 0.0
         for t, o, y, x in np.ndindex(*wanted.shape):
-            total += (WEIGHT[o] @ ours[t, :, y, x] - wanted[t, o, y, x]) ** 2
+            total += (weight[o] @ ours[t, :, y, x] + bias[o] - wanted[t, o, y, x]) ** 2
         losses.append(total / wanted.size)
     return losses
+
+
+def pooled_mse_by_hand(
+    student: np.ndarray, weight: np.ndarray, bias: np.ndarray, *, teacher: np.ndarray
+) -> list[float]:
+    return [
+        sum((weight[d] @ row + bias[d] - wanted[d]) ** 2 for d in range(len(wanted))) / len(wanted)
+        for row, wanted in zip(student, teacher, strict=True)
+    ]
 
 
 def transfer_by_hand(student: np.ndarray, *, over: str) -> list[float]:
@@ -67,6 +85,24 @@ def test_hint_is_the_formula_in_value_and_gradient():
     np.testing.assert_allclose(values, hint_by_hand(STUDENT.features.numpy()), rtol=1e-10)
     numeric = reference.numeric_gradient(lambda f: sum(hint_by_hand(f)), STUDENT.features.numpy())
     np.testing.assert_allclose(gradient, numeric, atol=1e-8)
+
+
+def test_hint_in_float32_is_the_formula_in_float64_by_map_and_projection():
+    projection = ChannelProjection(2, 4, generator=torch.Generator().manual_seed(0))
+    weight, bias = (parameter.detach().double().numpy() for parameter in projection.parameters())
+    at = (STUDENT.features.numpy(), weight[:, :, 0, 0, 0], bias)
+    student = in_float32(STUDENT)
+    leaves = (student.features.requires_grad_(), *projection.parameters())
+
+    values = hint(student, in_float32(TEACHER), projection=projection)
+
+    assert reference.relative_error(values, np.array(hint_by_hand(*at))) < 1e-5
+    for ours, wanted in zip(
+        reference.gradients(values.sum(), *leaves),
+        reference.numeric_gradients(hint_by_hand, *at),
+        strict=True,
+    ):
+        assert reference.relative_error(ours.reshape(wanted.shape), wanted) < 1e-5
 
 
 def test_mean_of_hints_on_equal_taps_is_torchs_mse():
@@ -250,12 +286,7 @@ def test_pooled_mse_is_the_formula_in_value_and_gradient():
     generator = np.random.default_rng(5)
     student, teacher = generator.normal(size=(3, 4)), generator.normal(size=(3, 6))
     weight, bias = generator.normal(size=(6, 4)), generator.normal(size=6)
-
-    def by_hand(pooled: np.ndarray) -> list[float]:
-        return [
-            sum((weight[d] @ row + bias[d] - wanted[d]) ** 2 for d in range(6)) / 6
-            for row, wanted in zip(pooled, teacher, strict=True)
-        ]
+    by_hand = partial(pooled_mse_by_hand, weight=weight, bias=bias, teacher=teacher)
 
     def project(pooled: torch.Tensor) -> torch.Tensor:
         return F.linear(pooled, torch.tensor(weight), torch.tensor(bias))
@@ -267,6 +298,25 @@ def test_pooled_mse_is_the_formula_in_value_and_gradient():
     np.testing.assert_allclose(values, by_hand(student), rtol=1e-10)
     numeric = reference.numeric_gradient(lambda pooled: sum(by_hand(pooled)), student)
     np.testing.assert_allclose(gradient, numeric, atol=1e-8)
+
+
+def test_pooled_mse_in_float32_is_the_formula_in_float64_by_features_and_projection():
+    generator = np.random.default_rng(6)
+    student, teacher = generator.normal(size=(3, 4)), generator.normal(size=(3, 6))
+    projection = PooledProjection(4, 6, generator=torch.Generator().manual_seed(0))
+    at = (student, *(side.detach().double().numpy() for side in projection.parameters()))
+    by_hand = partial(pooled_mse_by_hand, teacher=teacher)
+    pooled = torch.tensor(student).float().requires_grad_()
+
+    values = pooled_mse(pooled, torch.tensor(teacher).float(), projection=projection)
+
+    assert reference.relative_error(values, np.array(by_hand(*at))) < 1e-5
+    for ours, wanted in zip(
+        reference.gradients(values.sum(), pooled, *projection.parameters()),
+        reference.numeric_gradients(by_hand, *at),
+        strict=True,
+    ):
+        assert reference.relative_error(ours, wanted) < 1e-5
 
 
 def test_mean_of_pooled_mse_is_the_mse_of_the_authors_code():

@@ -94,6 +94,45 @@ def test_cross_entropy_is_the_formula_in_value_and_gradient(smoothing):
     np.testing.assert_allclose(gradient, numeric, atol=1e-8)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(
+    "targets",
+    [np.eye(5)[[1, 3, 3]], np.array([[0, 0.3, 0, 0.7, 0], [0.9, 0, 0, 0, 0.1], [0, 0, 1, 0, 0]])],
+    ids=["one label", "mixed"],
+)
+def test_cross_entropy_in_float32_is_the_formula_in_float64(targets, smoothing):
+    reference.agrees_in_float32(
+        lambda z: cross_entropy(z, torch.tensor(targets).float(), label_smoothing=smoothing),
+        lambda z: float(np.mean(reference.cross_entropy(z, targets, smoothing))),
+        random_logits(5),
+    )
+
+
+# Of fewer classes or at a higher temperature the divergence can be so small a difference of larger
+# numbers that float32 does not hold it to 1e-5.
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    num_classes=st.integers(5, 8),
+    temperature=st.sampled_from([1.0, 2.0, 3.0]),
+)
+def test_standardised_soft_targets_in_float32_are_the_formula_in_float64(
+    seed, num_classes, temperature
+):
+    student, teacher = (random_logits(seed + i, num_classes=num_classes) for i in (0, 1))
+    wanted = reference.standardise(teacher)
+
+    reference.agrees_in_float32(
+        lambda z: soft_targets(
+            z, torch.tensor(teacher).float(), temperature=temperature, standardise=True
+        ),
+        lambda z: float(
+            np.mean(reference.soft_targets(reference.standardise(z), wanted, temperature))
+        ),
+        student,
+    )
+
+
 def test_hard_targets_are_cross_entropy_with_the_teachers_first_class():
     student = random_logits(6)
     teacher = np.array([[0, 9, 1, 2, 3], [5, 1, 1, 1, 1], [-1, -2, -3, -4, -0.5]], dtype=np.float64)

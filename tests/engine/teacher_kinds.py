@@ -16,9 +16,17 @@ MIXED = {"mixup_alpha": 0.4, "cutmix_alpha": 1.0, "probability": 0.5}
 
 
 def teacher_of(kind: str, one: Path, other: Path) -> dict[str, Any]:
-    """The `teacher:` of a kind, or of a view of the usual kind."""
-    if kind == "several":
+    """The `teacher:` of a kind, of another combination, or of a view of the usual kind."""
+    if kind in ("several", "weighted"):
         teachers = {"one": {"checkpoint": str(one)}, "other": {"checkpoint": str(other)}}
+        if kind == "weighted":
+            weights = {"one": 1, "other": 4}
+            return {
+                "kind": "several",
+                "teachers": teachers,
+                "combine": "weighted",
+                "weights": weights,
+            }
         return {"kind": "several", "teachers": teachers, "combine": "confidence"}
     if kind in ("ema", "peer"):
         return {"kind": kind}

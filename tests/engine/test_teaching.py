@@ -27,7 +27,7 @@ from videokd.engine.teaching import CombinedTeaching, EmaTeacher, OnlineTeacher
 from videokd.engine.train import Trainer
 from videokd.errors import ConfigError, UserError
 from videokd.models.video_model import VideoModel
-from videokd.recipe import build, create_fabric, create_model
+from videokd.recipe import build, create_fabric, create_model, load_trained
 from videokd.recipe.building import _SEED_OF_PEER
 from videokd.tracking import read_metrics
 from videokd.types import ClipBatch
@@ -127,7 +127,7 @@ def test_that_it_is_not_loaded_is_said(tiny_index: Index, tmp_path: Path) -> Non
 # Resuming
 
 
-@pytest.mark.parametrize("kind", CHANGING)
+@pytest.mark.parametrize("kind", [*CHANGING, "weighted"])
 def test_a_cut_run_goes_on_to_the_same_bits(
     tiny_index: Index,
     teacher: Callable[[str], dict[str, Any]],
@@ -192,6 +192,41 @@ def test_several_say_what_each_says_alone(
     assert torch.equal(said.logits, expected.logits)
     assert set(said.taps) == {"other.res2"}  # of the other, nothing is kept
     assert torch.equal(said.taps["other.res2"].features, alone["other"].taps["res2"].features)
+
+
+def test_the_loss_is_of_the_logits_weighted_as_given(
+    tiny_index: Index,
+    tiny_teacher: Path,
+    other_teacher: Path,
+    teacher: Callable[[str], dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    """The first step of a run, by hand in float64, on clips of which some are mixed."""
+    settings = kind_recipe(tiny_index, tmp_path / "run", teacher("weighted"))
+    settings["model"] = student_settings(dropout=0.0)
+    settings["train"] |= {"freeze_batch_norm": True, "epochs": 1}
+    batch = first_batch(trainer := trainer_of(settings))
+    assert any(draw.mix is not None for draw in batch.draws)
+    seconds = {name: values.flatten(0, 1) for name, values in batch.frame_seconds.items()}
+    student = trainer.learner.student.eval()
+    teachers = {"one": tiny_teacher, "other": other_teacher}
+    with torch.no_grad():
+        logits = student(augmented_clips(batch, "student"), seconds["student"]).logits.double()
+        one, other = (
+            load_trained(path)
+            .model.eval()(augmented_clips(batch, f"teacher.{name}"), seconds[f"teacher.{name}"])
+            .logits.double()
+            for name, path in teachers.items()
+        )
+
+    def soft(wanted: torch.Tensor) -> float:
+        p, log_q = (wanted / 2).softmax(1), (logits / 2).log_softmax(1)
+        return float(4 * (p * (p.log() - log_q)).sum(1).mean())
+
+    row = read_metrics(run(settings) / "metrics.jsonl")[0]
+    assert row["step"] == 0
+    assert row["soft"] == pytest.approx(soft(0.2 * one + 0.8 * other), rel=1e-4)
+    assert row["soft"] != pytest.approx(soft(0.5 * one + 0.5 * other), rel=1e-2)
 
 
 def test_each_of_several_can_be_checked(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from command_line import call
 from power_cut import stop_after
 from teacher_kinds import (
     assert_same_state,
@@ -17,11 +18,12 @@ from teacher_kinds import (
 )
 from tiny_recipes import FLIP_SWAPS, SPEC, as_config, recipe, student_settings
 
+from videokd.config import dump_yaml
 from videokd.data.index import Index, read_index, write_index
 from videokd.data.loading import DataConfig, TrainLoader
 from videokd.data.show import training_rows
 from videokd.errors import ConfigError, UserError
-from videokd.recipe import build, create_fabric
+from videokd.recipe import build, create_fabric, load_recipe
 from videokd.types import ClipBatch, InputSpec, VideoRecord
 
 HALF = 12
@@ -243,6 +245,29 @@ def test_unlabelled_videos_need_somebody_who_teaches(index: Path, tmp_path: Path
         ConfigError, match=r"data\.unlabelled_split shows videos without labels, an"
     ):
         as_config(settings)
+
+
+def test_a_teacher_whose_terms_all_weigh_nothing_is_nobody(
+    index: Path, tiny_teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The control of a recipe with unlabelled videos: refused while the settings are read."""
+    settings = distilled(index, tmp_path / "run", tiny_teacher)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump_yaml(as_config(settings)), encoding="utf-8")
+    weights = [f"objective.terms.{name}.weight=0" for name in ("soft", "hint")]
+    load_recipe(path, weights[:1])  # one term is enough
+    with pytest.raises(
+        ConfigError, match=r"data\.unlabelled_split .*; give a distillation term a weight above 0"
+    ):
+        load_recipe(path, weights)
+    status, out, err = call(capsys, "train", path, *weights, "--device", "cpu")
+    assert (status, out) == (2, "")
+    assert err == (
+        f"videokd: {path}: data.unlabelled_split shows videos without labels, and no term of "
+        "objective learns from them; give a distillation term a weight above 0, or remove the "
+        "split\n"
+    )
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])

@@ -42,10 +42,16 @@ def contrast(
 ) -> torch.Tensor:
     """`-log h(positive) - sum_k log(1 - h(negative_k))`, h = p / (p + K/n), p = exp(score) / Z.
 
-    The noise-contrastive estimate of CRD (Tian et al., ICLR 2020) for one of the two networks, with
-    the Z of the authors' code; the paper's h is without one. It is computed from logarithms, so no
-    score is too large; the code divides exponentials and adds 1e-7 to denominators, which are at
-    least K/n.
+    The noise-contrastive estimate of CRD (Tian et al., ICLR 2020) for one of the two networks. It
+    is computed from logarithms, so no score is too large; the authors' code divides exponentials
+    and adds 1e-7 to denominators, which are at least K/n.
+
+    Paper and code differ in Z: the paper's h has none, which is `log_z` 0 here. The authors' code,
+    and torchdistill's, takes n times the mean exponential over all K + 1 scores of the first batch,
+    while the memories are still noise, and never changes it. The code is followed (`CRD`): the
+    published temperature of 0.07, the weight and the numbers that later work compares with belong
+    to it. With that Z, n cancels out of Z * K/n: a score counts as a hit where its exponential is
+    above K times the first batch's mean.
 
     Args:
         scores: of N clips.

@@ -68,11 +68,16 @@ def attention_transfer(
 ) -> torch.Tensor:
     """`mean((q_s - q_t)^2)`, q the L2-normalised `vec(mean_C f^2)` (Zagoruyko & Komodakis, 2017).
 
-    The mean runs over the map's cells and steps, as in the authors' code, whose weight is 1000.
-    (Their equation 2 has the norm of the difference, not its square. Its gradient keeps its size as
-    the maps come to agree and is undefined where they do; the published weight is the code's.)
-    Channels are summed up first, so they may differ and nothing is learned. The maps of f^2 are
-    then aligned: the teacher's read at the student's seconds, the finer grid pooled to the coarser.
+    The mean runs over the map's cells and steps. Channels are averaged first, so they may differ
+    and nothing is learned. The maps of f^2 are then aligned: the teacher's read at the student's
+    seconds, the finer grid pooled to the coarser.
+
+    Paper and code differ: equation 2 has half the norm (p = 2) of the difference of a clip's maps,
+    the authors' code, and torchdistill's `ATLoss` by default, its square over the number of cells.
+    The code is followed: the weight of 1000 and the numbers that later work compares with belong to
+    it. (The gradient of a norm would keep its size as the maps come to agree, and is undefined
+    where they do.) Both square the activations; that the paper adds channels up and the code
+    averages them is taken out again by the normalisation.
 
     Args:
         student: features [N, C_s, t_s, h_s, w_s].

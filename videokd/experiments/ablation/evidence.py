@@ -307,12 +307,12 @@ class _Reporter:
         )
 
     def _over_placebos(self, rows: dict[str, RowReport]) -> tuple[OverPlacebo, ...]:
-        """Each row against the placebo that has its settings; Holm's correction over these."""
+        """Each placebo's row is the one that it is like; Holm's correction over these."""
         found = []
         for name, row in self.study.rows.items():
-            if row.kind != "placebo" or row.choice_of is None:
+            if row.kind != "placebo" or row.like is None:
                 continue
-            taught = row.choice_of
+            taught = row.like
             if rows[name].failed or rows[taught].failed:
                 continue
             test = self._paired(self.answers.correct[taught], self.answers.correct[name])
