@@ -140,6 +140,7 @@ def predicting(plan: Plan, key: Key, wrong: int, *, labels: np.ndarray, split: s
         train_seconds=120.0,
         wall_seconds=130.0,
         gmacs_per_video=0.01,
+        params_m=0.25,
     )
 
 

@@ -53,7 +53,7 @@ def places(tmp_path):
             key = Key("mine", "run", row, seed)
             one = predicting(plan, key, wrong, labels=LABELS, split="test")
             if row == "teacher":
-                one = replace(one, gmacs_per_video=0.2, train_seconds=600.0)
+                one = replace(one, gmacs_per_video=0.2, params_m=1.5, train_seconds=600.0)
             if row == "logits":
                 probe = {"normal": 80.0, "shuffled": 40.0, "reversed": 50.0, "frozen": 30.0}
                 one = replace(one, probe=probe)
@@ -276,7 +276,10 @@ def test_the_page_the_document_and_the_picture(places):
     text = places.report.read_text(encoding="utf-8")
     assert text.startswith("# Mine\n\n" + BEGIN)
     assert text.endswith(END + "\n\nThe end.\n")
-    assert "60 test videos. Teacher: teacher, 90.00 %, 0.2000 GMACs a video; student: 0.0100, 20.0 times less." in text  # fmt: skip  # noqa: E501
+    assert (
+        "60 test videos. Teacher: teacher, 90.00 %, 1.50 M parameters and 0.2000 GMACs a video; "
+        "student: 0.25 M parameters and 0.0100 GMACs a video, 20.0 times fewer.\n"
+    ) in text
     assert "Best control on validation: smooth." in text
     assert "| plain | 52.50 | 50.00 55.00 | 52.50 | -7.50 |" in text
     assert "| logits | 82.50 | 80.00 85.00 | 82.50 | +22.50 |" in text

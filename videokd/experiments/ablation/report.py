@@ -144,20 +144,17 @@ def _teacher_text(report: StudyReport) -> str:
     teacher = report.teacher
     if teacher is None:
         return "The teacher is not trained yet."
-    students = [
-        row.gmacs_per_video
-        for group in report.groups
-        for row in group.rows
-        if row.gmacs_per_video is not None
-    ]
+    students = [row for group in report.groups for row in group.rows if row.gmacs_per_video]
     text = f"Teacher: {teacher.label}, {teacher.mean_pct:.2f} %"
-    if teacher.gmacs_per_video is not None and students:
-        ratio = teacher.gmacs_per_video / max(students)
-        text += (
-            f", {teacher.gmacs_per_video:.4f} GMACs a video; student: {max(students):.4f}, "
-            f"{ratio:.1f} times less"
-        )
+    if teacher.gmacs_per_video and students:
+        largest = max(students, key=lambda row: row.gmacs_per_video or 0.0)
+        times = teacher.gmacs_per_video / (largest.gmacs_per_video or 1.0)
+        text += f", {_size(teacher)}; student: {_size(largest)}, {times:.1f} times fewer"
     return text + "."
+
+
+def _size(row: RowReport) -> str:
+    return f"{row.params_m:.2f} M parameters and {row.gmacs_per_video:.4f} GMACs a video"
 
 
 def _group_lines(group: GroupReport) -> list[str]:
