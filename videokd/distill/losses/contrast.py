@@ -50,8 +50,7 @@ def contrast(
     and torchdistill's, takes n times the mean exponential over all K + 1 scores of the first batch,
     while the memories are still noise, and never changes it. The code is followed (`CRD`): the
     published temperature of 0.07, the weight and the numbers that later work compares with belong
-    to it. With that Z, n cancels out of Z * K/n: a score counts as a hit where its exponential is
-    above K times the first batch's mean.
+    to it. With that Z, n cancels out: h is one half where exp(score) is K times that mean.
 
     Args:
         scores: of N clips.

@@ -75,9 +75,9 @@ def attention_transfer(
     Paper and code differ: equation 2 has half the norm (p = 2) of the difference of a clip's maps,
     the authors' code, and torchdistill's `ATLoss` by default, its square over the number of cells.
     The code is followed: the weight of 1000 and the numbers that later work compares with belong to
-    it. (The gradient of a norm would keep its size as the maps come to agree, and is undefined
-    where they do.) Both square the activations; that the paper adds channels up and the code
-    averages them is taken out again by the normalisation.
+    it. The gradient of a norm would keep its size as the maps come to agree, and is undefined where
+    they do. Both square the activations; that the paper adds channels up and the code averages them
+    is taken out again by the normalisation.
 
     Args:
         student: features [N, C_s, t_s, h_s, w_s].
