@@ -1,20 +1,25 @@
-"""An average and a peer on two processes: the steps of one, and a cut that leaves no trace."""
+"""An average and a peer on two processes: the steps of one, and a cut that leaves no trace; and
+the check of a frozen teacher, whose figures are those of one."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from teacher_kinds import assert_same_state, kind_recipe, state_of
+from teacher_kinds import MIXED, assert_same_state, kind_recipe, state_of
 from tiny_recipes import as_config, student_settings
 
 from videokd.config import dump_yaml
-from videokd.data.index import Index
+from videokd.data.index import Index, write_index
+from videokd.engine.teaching import OnlineTeacher
+from videokd.recipe import build, create_fabric
 from videokd.tracking import read_metrics
 
 SCRIPT = """
@@ -36,12 +41,44 @@ if distributed.is_initialized():
     distributed.destroy_process_group()  # as the command line does: gloo's threads may abort else
 """
 
+CHECK = """
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from torch import distributed
+from videokd import runs
+from videokd.recipe import load_recipe
+
+original = runs.check_teachers
+
+def check(fabric, *args, **options):
+    scores = original(fabric, *args, **options)
+    told = {name: dataclasses.asdict(score) for name, score in scores.items()}
+    name = f"{Path(sys.argv[1]).stem}.{fabric.global_rank}.json"
+    Path(sys.argv[1]).with_name(name).write_text(json.dumps(told))
+    return scores
+
+runs.check_teachers = check
+runs.train(load_recipe(sys.argv[1]), device="cpu", insist=True)
+if distributed.is_initialized():
+    distributed.destroy_process_group()
+"""
+"""What each process knows of the teacher before the first step, beside the recipe."""
+
 
 def launch(
-    settings: dict[str, Any], folder: Path, *, ranks: int, port: int, stop: str = ""
-) -> None:
+    settings: dict[str, Any],
+    folder: Path,
+    *,
+    ranks: int,
+    port: int,
+    stop: str = "",
+    code: str = SCRIPT,
+) -> str:
+    """Train in so many processes; what they wrote on stderr."""
     script = folder / "script.py"
-    script.write_text(SCRIPT, encoding="utf-8")
+    script.write_text(code, encoding="utf-8")
     path = Path(settings["output_dir"] + ".yaml")
     path.write_text(dump_yaml(as_config(settings)), encoding="utf-8")
     launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}"]
@@ -59,6 +96,7 @@ def launch(
         },
     )
     assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
 @pytest.mark.slow
@@ -97,3 +135,51 @@ def test_a_cut_run_goes_on_to_the_same_bits(tiny_index: Index, tmp_path: Path, k
     assert not (tmp_path / "cut" / "student.safetensors").exists()
     launch(cut, tmp_path, ranks=2, port=29533)
     assert_same_state(state_of(tmp_path / "cut"), state_of(tmp_path / "whole"))
+
+
+def taken_for(settings: dict[str, Any]) -> dict[int, int]:
+    """Video -> class that the teacher ranks first for its clip of the first epoch, unmixed."""
+    trainer = build(as_config(settings), create_fabric("cpu"))
+    assert isinstance(trainer.teaching, OnlineTeacher)
+    found: dict[int, int] = {}
+    for batch in trainer.loader.batches(0, 3):
+        batch.draws = []  # nothing but mixing is drawn here
+        said = trainer.teaching.see(batch, batch, range(batch.num_videos)).logits.argmax(1)
+        found |= dict(zip(batch.video_ids.tolist(), said.tolist(), strict=True))
+    return found
+
+
+@pytest.mark.slow
+def test_the_check_of_a_teacher_counts_the_clips_of_all_processes(
+    tiny_index: Index, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    """17 of 24 clips have a label, so the processes do not have as many each; 11 are labelled as
+    the teacher would, six as the class after it."""
+
+    def settings(index: Path, name: str) -> dict[str, Any]:
+        made = kind_recipe(index, tmp_path / name, {"checkpoint": str(tiny_teacher)})
+        made["data"] |= {"augment": {"mix": MIXED}, "val_split": None}
+        made["train"] |= {"epochs": 1}
+        return made
+
+    known = taken_for(settings(tiny_index.path, "asked"))
+    ids = tiny_index.select("train")
+    labels: dict[int, tuple[int, ...]] = dict.fromkeys(ids[:7], ())
+    labels |= {i: (known[i],) for i in ids[7:18]}
+    labels |= {i: ((known[i] + 1) % len(tiny_index.classes),) for i in ids[18:]}
+    records = [
+        replace(record, labels=labels.get(i, record.labels))
+        for i, record in enumerate(tiny_index.records)
+    ]
+    index = tmp_path / "relabelled.csv"
+    write_index(index, records, tiny_index.classes)
+    scores, lines = [], []
+    for ranks, name in ((1, "one"), (2, "two")):
+        err = launch(settings(index, name), tmp_path, ranks=ranks, port=29535, code=CHECK)
+        lines.append([line for line in err.splitlines() if line.startswith("teacher: ")])
+        scores += [json.loads((tmp_path / f"{name}.{r}.json").read_text()) for r in range(ranks)]
+    assert (scores[0][""]["num_right"], scores[0][""]["num_clips"]) == (11, 17)
+    assert scores[1] == scores[2] == scores[0]
+    (line,) = lines[0]
+    assert line.startswith("teacher: 64.7 % of 17 training clips")
+    assert lines[1] == lines[0], "said once, by the first of the two"

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from power_cut import stop_after
 from tiny_recipes import as_config, recipe, student_recipe, student_settings
 
@@ -27,7 +28,8 @@ from videokd.engine.interruption import Interrupted
 from videokd.engine.train import Trainer
 from videokd.engine.validation import Validation
 from videokd.errors import ConfigError, UnreadableVideo, UserError
-from videokd.recipe import load_trained
+from videokd.recipe import create_fabric, load_trained
+from videokd.recipe.device import bf16_autocast
 from videokd.runs import train
 from videokd.tracking import read_metrics
 from videokd.types import ClassNames, ClipBatch
@@ -455,6 +457,30 @@ def test_bfloat16_on_a_cpu_is_refused(tiny_index: Index, tmp_path: Path) -> None
     settings["train"]["precision"] = "bf16"
     with pytest.raises(ConfigError, match=r"precision bf16 on a CPU: .* use auto"):
         run(settings)
+
+
+def test_in_bfloat16_a_network_is_given_what_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames a tenth of a second apart would be at one time, 100 s into a video."""
+    seen: list[torch.Tensor] = []
+
+    class Network(torch.nn.Linear):
+        def forward(self, seconds: torch.Tensor) -> torch.Tensor:
+            seen.append(seconds)
+            return super().forward(seconds)
+
+    def on_cpu(**options: Any) -> Fabric:
+        return Fabric(**options | {"accelerator": "cpu"})
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lightning_fabric.Fabric", on_cpu)
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        fabric = create_fabric("cuda", "bf16")
+    seconds = torch.tensor([[100.0, 100.1, 100.2]])
+    fabric.setup_module(Network(3, 2))(seconds)
+    assert torch.equal(seen[0], seconds)
+    assert fabric._precision.precision == "bf16-mixed"
+    with bf16_autocast("cpu").forward_context():
+        assert Network(3, 2)(seconds).dtype == torch.bfloat16
 
 
 def test_the_average_is_what_is_kept(whole_student: Path) -> None:
