@@ -94,6 +94,17 @@ def test_p_values_are_corrected_for_all_that_the_ladder_asks(places):
     assert rows["shuffled"].verdict != "gain"
 
 
+def test_a_network_to_start_from_was_tested_on_other_videos(tmp_path, places):
+    rows = study()["rows"]
+    rows["first"] = {**rows["teacher"], "label": "first weights", "kind": "start"}
+    written(places.ladder.parent, mine=study(rows=rows))
+    plan, results = plan_of(places), Results(places.results)
+    key = Key("mine", "run", "first", 0)
+    results.add(predicting(plan, key, 1, labels=LABELS[:7], split="test"), [])
+    _, found = rows_of(places)
+    assert found["logits"].test == seed_test(correct("logits"), correct("smooth"))
+
+
 def test_a_row_is_told_against_its_placebo(places):
     report, _ = rows_of(places)
     (one,) = report.over_placebos
@@ -290,6 +301,26 @@ def test_the_page_the_document_and_the_picture(places):
     assert places.report.read_text(encoding="utf-8") == text, "written twice, the same"
     picture = places.report.parent / "images" / "ablation_mine.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_rows_without_a_run_are_named_beneath_the_table(places):
+    results = Results(places.results)
+    for seed in (0, 1):
+        del results.records[Key("mine", "run", "shuffled", seed)]
+    write_report(plan_of(places), results, quick=False)
+    text = places.report.read_text(encoding="utf-8")
+    assert "\nNot run yet: shuffled (P).\n" in text
+    assert "| shuffled (P)" not in text
+    assert "Over their placebos" not in text, "there is none to compare with"
+
+
+def test_a_study_without_a_run_says_so_and_shows_no_picture(tmp_path):
+    places = written(tmp_path, mine=study(goals=GOALS))
+    places.report.write_text(f"{BEGIN}\n{END}\n", encoding="utf-8")
+    write_report(plan_of(places), Results(places.results), quick=False)
+    text = places.report.read_text(encoding="utf-8")
+    assert text == f"{BEGIN}\n\n## By hand\n\nNo run has been finished yet.\n\n{END}\n"
+    assert not (places.report.parent / "images").exists()
 
 
 def test_nothing_is_written_into_a_page_without_its_marks(places):

@@ -31,9 +31,11 @@ class Answers:
         return [record for record in found if record is not None]
 
     def predicted(self, row: str) -> dict[int, np.ndarray]:
-        """Seed -> int64 [M], of the seeds whose folds are all finished."""
+        """Seed -> int64 [M], of the seeds whose folds are all finished; nothing of a row that was
+        tested on other videos."""
         found: dict[int, np.ndarray] = {}
-        if not self._study.rows[row].folds and self._study.folds:
+        one = self._study.rows[row]
+        if one.kind == "start" or (self._study.folds and not one.folds):
             return found
         for seed in self._study.seeds_of(row):
             records = [self._record(row, seed, fold) for fold in self.folds]

@@ -17,11 +17,11 @@ _INCHES_A_ROW = 0.27
 _WORDS_POINTS = 9.0
 
 
-def draw_gains(report: StudyReport, path: Path) -> None:
+def draw_gains(report: StudyReport, path: Path) -> bool:
     """Points over the best control: a dot a row, its 95 % interval, and a small tick a seed.
 
     Rows that are compared with another row are not drawn: their zero is another one. Nothing is
-    written while there is nothing to draw.
+    written, and False returned, while there is nothing to draw.
     """
     drawn = [
         (group.title, [row for row in group.rows if row.test and row.versus == BEST_CONTROL])
@@ -29,7 +29,7 @@ def draw_gains(report: StudyReport, path: Path) -> None:
     ]
     drawn = [(title, rows) for title, rows in drawn if rows]
     if not drawn:
-        return
+        return False
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -44,6 +44,7 @@ def draw_gains(report: StudyReport, path: Path) -> None:
     _draw_legend(figure, height)
     with written_beside(path) as part:
         figure.savefig(part, format="png", dpi=150)
+    return True
 
 
 def _draw_rows(axes: Axes, drawn: list[tuple[str, list[RowReport]]]) -> None:

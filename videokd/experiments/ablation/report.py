@@ -60,12 +60,13 @@ def write_report(plan: Plan, results: Results, *, quick: bool) -> dict[str, Any]
     """
     places = plan.places
     reports = [report_study(plan, results, name) for name in plan.ladder.studies]
-    tables = "\n".join(
-        study_text(report, plan.study(report.name).goals, places.report) for report in reports
-    )
-    pictures = places.report.parent / "images"
+    texts = []
     for report in reports:
-        draw_gains(report, pictures / f"ablation_{report.name}.png")
+        picture = Path("images", f"ablation_{report.name}.png")
+        is_drawn = draw_gains(report, places.report.parent / picture)
+        goals = plan.study(report.name).goals
+        texts.append(study_text(report, goals, picture if is_drawn else None))
+    tables = "\n".join(texts)
     if quick:
         tables = "These are of the quick form: no number here means anything.\n\n" + tables
     if quick and not places.report.is_file():
@@ -76,8 +77,11 @@ def write_report(plan: Plan, results: Results, *, quick: bool) -> dict[str, Any]
     return document
 
 
-def study_text(report: StudyReport, goals: Goals | None, page: Path) -> str:
-    """A study as Markdown."""
+def study_text(report: StudyReport, goals: Goals | None, picture: Path | None) -> str:
+    """A study as Markdown; `picture` as the page says it."""
+    if not any(row.seeds_pct for group in report.groups for row in group.rows):
+        lines = [f"## {report.title}", "", "No run has been finished yet.", ""]
+        return "\n".join([*lines, *_stale_lines(report)])
     unit = f"{report.num_people} people, then " if report.num_people else ""
     tested = f"{report.num_videos} test videos"
     if report.num_people:
@@ -85,16 +89,17 @@ def study_text(report: StudyReport, goals: Goals | None, page: Path) -> str:
     lines = [f"## {report.title}", "", f"{tested}. {_teacher_text(report)}", ""]
     lines += [*_goal_lines(goals, report), ""] if goals is not None else []
     lines += [_LEGEND.format(unit=unit), ""]
-    lines += [f"![gains](images/ablation_{report.name}.png)", ""] if page else []
+    lines += [f"![gains]({picture.as_posix()})", ""] if picture is not None else []
     for group in report.groups:
         lines += [*_group_lines(group), ""] if group.rows else []
     lines += [*_placebo_lines(report.over_placebos), ""] if report.over_placebos else []
-    if report.stale:
-        lines += [
-            "Left out, for the ladder has changed since: " + "; ".join(report.stale) + ".",
-            "",
-        ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_stale_lines(report)])
+
+
+def _stale_lines(report: StudyReport) -> list[str]:
+    if not report.stale:
+        return []
+    return ["Left out, for the ladder has changed since: " + "; ".join(report.stale) + ".", ""]
 
 
 def _goal_lines(goals: Goals, report: StudyReport) -> list[str]:
@@ -170,20 +175,17 @@ def _group_lines(group: GroupReport) -> list[str]:
         chosen = f"Best control on validation, for each fold by itself: {by_fold}."
     else:
         chosen = f"Best control on validation: {named}."
-    shown = [*group.rows, *group.beside]
+    shown = [row for row in (*group.rows, *group.beside) if row.seeds_pct or row.failed]
     gains = [_gain_cells(row, is_beside=row in group.beside) for row in shown]
     costs = [_cost_cells(row) for row in shown if row.seeds_pct]
     failed = [text for row in group.rows for text in row.failed]
-    return [
-        f"### {group.title}",
-        "",
-        chosen,
-        "",
-        *_table(_GAINS, gains),
-        "",
-        *_table(_COSTS, costs),
-        *(["", "No number: " + "; ".join(failed) + "."] if failed else []),
-    ]
+    waiting = [_name(row) for row in group.rows if row not in shown]
+    lines = [f"### {group.title}", ""]
+    if any(row in shown for row in group.rows):
+        lines += [chosen, "", *_table(_GAINS, gains), "", *_table(_COSTS, costs), ""]
+    lines += ["No number: " + "; ".join(failed) + ".", ""] if failed else []
+    lines += ["Not run yet: " + "; ".join(waiting) + ".", ""] if waiting else []
+    return lines[:-1]
 
 
 def _placebo_lines(comparisons: Sequence[OverPlacebo]) -> list[str]:
