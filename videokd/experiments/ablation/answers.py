@@ -21,6 +21,10 @@ class Answers:
         self._name = study
         self._study = plan.study(study)
         self.folds: tuple[Fold, ...] = self._study.folds or (None,)
+        self.labels = self._labels()
+        """int64 [M]; nothing where no run is finished."""
+        self.people = self._people()
+        """[M], or None where videos are independent."""
         self.correct = {row: self._correct(row) for row in self._study.rows}
         """Row -> seed -> bool [M]: the seeds whose folds are all finished."""
 
@@ -48,21 +52,6 @@ class Answers:
                 found[seed] = np.concatenate(whole)
         return found
 
-    @property
-    def labels(self) -> np.ndarray:
-        """int64 [M]; nothing where no run is finished."""
-        found = [self._videos(fold) for fold in self.folds]
-        parts = [one.true_classes for one in found if one is not None]
-        return np.concatenate(parts) if len(parts) == len(found) else np.zeros(0, dtype=np.int64)
-
-    @property
-    def people(self) -> tuple[str, ...] | None:
-        """[M], or None where videos are independent."""
-        if not self._study.folds:
-            return None
-        found = [self._videos(fold) for fold in self.folds]
-        return tuple(group for one in found if one is not None for group in one.groups)
-
     def correct_of(self, row_of: dict[Fold, str]) -> dict[int, np.ndarray]:
         """Seed -> bool [M] of fold -> row: each row on its own fold's test videos."""
         parts = [self._part(row, fold) for fold, row in row_of.items()]
@@ -77,9 +66,19 @@ class Answers:
     def _videos(self, fold: Fold) -> Videos | None:
         return self._results.videos.get((self._name, fold, test_split(fold)))
 
+    def _labels(self) -> np.ndarray:
+        found = [self._videos(fold) for fold in self.folds]
+        parts = [one.true_classes for one in found if one is not None]
+        return np.concatenate(parts) if len(parts) == len(found) else np.zeros(0, dtype=np.int64)
+
+    def _people(self) -> tuple[str, ...] | None:
+        if not self._study.folds:
+            return None
+        found = [self._videos(fold) for fold in self.folds]
+        return tuple(group for one in found if one is not None for group in one.groups)
+
     def _correct(self, row: str) -> dict[int, np.ndarray]:
-        labels = self.labels
-        return {seed: classes == labels for seed, classes in self.predicted(row).items()}
+        return {seed: classes == self.labels for seed, classes in self.predicted(row).items()}
 
     def _part(self, row: str, fold: Fold) -> dict[int, np.ndarray]:
         """Seed -> the videos of one fold."""

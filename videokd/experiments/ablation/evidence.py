@@ -14,7 +14,7 @@ import numpy as np
 from videokd.experiments.ablation.answers import Answers, test_split
 from videokd.experiments.ablation.plan import NotChosen, Plan
 from videokd.experiments.ablation.records import Results
-from videokd.experiments.ablation.tuning import FAILED, Scored, finished, validated
+from videokd.experiments.ablation.tuning import FAILED, Scored, validated
 from videokd.metrics import SeedTest, holm, seed_test
 
 BEST_CONTROL = "best control"
@@ -247,10 +247,8 @@ class _Reporter:
     def _validated(self, name: str, fold: str | None) -> Scored | None:
         """A control's validation: of the reported runs, which are more, or over folds of tuning."""
         if fold is None:
-            keys = self.plan.run_keys(self.name, name)
-            records = [finished(self.plan, self.results, key) for key in keys]
-            there = [record for record in records if record is not None]
-            if len(there) < len(keys):
+            there = self.answers.records(name)
+            if len(there) < len(self.plan.run_keys(self.name, name)):
                 return None
             known = [record.scores["val"] for record in there if record.failed is None]
             if len(known) < len(there):
