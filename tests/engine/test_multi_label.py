@@ -17,10 +17,11 @@ from videokd.cli import app
 from videokd.data.index import Index, read_index
 from videokd.data.loading import EvalLoader
 from videokd.deploy.predict import predict
-from videokd.engine.evaluate import score_videos
+from videokd.engine.time_probe import score_time_probe
 from videokd.errors import ConfigError, UserError
 from videokd.experiments.compare import compare_runs
 from videokd.experiments.folds import fold_configs
+from videokd.experiments.probe import probe_time
 from videokd.metrics import mean_average_precision_pct, read_predictions
 from videokd.recipe import create_fabric, load_trained
 from videokd.runs import evaluate, train
@@ -91,7 +92,7 @@ def test_training_chooses_by_average_precision_and_evaluation_reports_it(
     )
 
 
-def scored(run: Path, index: Index) -> Any:
+def scored(run: Path, index: Index, *, order: str = "normal") -> Any:
     trained = load_trained(run)
     loader = EvalLoader(
         index,
@@ -102,7 +103,28 @@ def scored(run: Path, index: Index) -> Any:
         batch_size=5,
         several_labels=True,
     )
-    return score_videos(create_fabric("cpu"), trained.model, loader, is_multi_label=True)
+    return score_time_probe(
+        create_fabric("cpu"), trained.model, loader, num_crops=1, is_multi_label=True
+    )[order]
+
+
+def test_the_probe_for_motion_counts_videos_whose_first_class_is_one_of_theirs(
+    several: Path, teacher: Path
+) -> None:
+    run = evaluate(teacher, device="cpu", quiet=True)
+
+    document = probe_time(teacher, device="cpu", quiet=True)
+
+    normal = document["conditions"]["normal"]
+    for key in ("top1_pct", "interval_pct", "predictions_digest"):
+        assert normal[key] == run[key]
+    index = read_index(several)
+    scores = scored(teacher, index, order="frozen")
+    hits = scores.targets.gather(1, scores.probabilities.argmax(1, keepdim=True)) > 0
+    frozen = document["conditions"]["frozen"]
+    assert frozen["top1_pct"] == pytest.approx(100 * hits.double().mean().item())
+    difference = frozen["difference"]["difference_pct"]
+    assert difference == pytest.approx(frozen["top1_pct"] - normal["top1_pct"])
 
 
 def test_scores_are_sigmoids_and_their_cross_entropy_is_binary(
