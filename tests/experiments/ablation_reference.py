@@ -87,8 +87,10 @@ def written(folder: Path, *, recipe: dict[str, Any] | None = None, **studies: An
     """A ladder on disk, and where its things would lie."""
     folder.mkdir(parents=True, exist_ok=True)
     settings = recipe or RECIPE
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-    (folder / "ladder.yaml").write_text(yaml.safe_dump({"studies": studies}), encoding="utf-8")
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    (folder / "ladder.yaml").write_text(
+        yaml.safe_dump({"studies": studies}, sort_keys=False), encoding="utf-8"
+    )
     return Places(
         ladder=folder / "ladder.yaml",
         chosen=folder / "chosen.yaml",

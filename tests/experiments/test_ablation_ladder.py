@@ -14,6 +14,7 @@ from videokd.experiments.ablation.ladder import ladder_file, load_ladder
 from videokd.experiments.ablation.overrides import nested, settings_digest, value_at
 from videokd.experiments.ablation.plan import NotChosen
 from videokd.experiments.ablation.records import Key, Record, Results, pack, unpack
+from videokd.experiments.ablation.study import selected
 from videokd.experiments.ablation.tuning import choose_all, is_current
 from videokd.experiments.ablation.work import check_job, product_of
 
@@ -119,6 +120,26 @@ def test_people_are_tested_once(tmp_path):
     data = people()["data"] | {"folds": {"1": ["a"], "2": ["a"], "3": ["c"]}}
     with pytest.raises(ConfigError, match="a group is tested in two folds"):
         load_ladder(written(tmp_path, mine=people(data=data)).ladder)
+
+
+@pytest.mark.parametrize(
+    ("only", "rows"),
+    [
+        ((), {"mine": [*study()["rows"]], "other": [*people()["rows"]]}),
+        (("mine/ladder",), {"mine": ["plain", "smooth", "logits", "shuffled"]}),
+        (("mine/teacher", "smooth"), {"mine": ["teacher", "smooth"], "other": ["smooth"]}),
+        (("other",), {"other": [*people()["rows"]]}),
+    ],
+)
+def test_rows_are_asked_for_by_row_table_and_study(tmp_path, only, rows):
+    ladder = load_ladder(written(tmp_path, mine=study(), other=people()).ladder)
+    assert selected(ladder, only) == rows
+
+
+def test_a_table_and_a_row_of_one_name_are_refused(tmp_path):
+    groups = study()["groups"] | {"plain": {"title": "Plain rows"}}
+    with pytest.raises(ConfigError, match=r"groups.plain: a row has this name too"):
+        load_ladder(written(tmp_path, mine=study(groups=groups)).ladder)
 
 
 # Layers.

@@ -158,7 +158,7 @@ def test_without_time_nothing_is_started(capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (("--only", "logit"), 2, "no row or study is named 'logit'; did you mean 'logits'?"),
+        (("--only", "logit"), 2, "no row, table or study is named 'logit'; did you mean 'logits'?"),
         (("--seeds", "a"), 2, "--seeds 'a': must be whole numbers with commas between: 0,1,2"),
     ],
 )

@@ -102,7 +102,7 @@ def ablation_command(
         typer.Option(help="tune: choose on validation videos; run: test; report: write tables."),
     ] = StageName.ALL,
     only: Annotated[
-        list[str] | None, typer.Option(help="Only this row or study; may be repeated.")
+        list[str] | None, typer.Option(help="Only this row, table or study; may be repeated.")
     ] = None,
     seeds: Annotated[
         str | None, typer.Option(help="Only these, as 0,1,2; default: the ladder's.")

@@ -233,6 +233,8 @@ class Study(Config):
                 if isinstance(axis, str):
                     _check_known(axis, self.axes, f"{where}.tune")
         for name, group in self.groups.items():
+            if name in self.rows:
+                raise ValueError(f"groups.{name}: a row has this name too, and --only takes both")
             for other in group.controls_of:
                 _check_known(other, self.groups, f"groups.{name}.controls_of")
             for other in group.beside:

@@ -53,7 +53,8 @@ class Request:
 
     stage: Stages = "all"
     only: tuple[str, ...] = ()
-    """Rows (`logits`, `embedded/logits`) or studies; all of them by default."""
+    """Rows (`logits`, `embedded/logits`), tables of them (`embedded/losses`) or studies; all of
+    them by default."""
     seeds: tuple[int, ...] = ()
     """Of the reported runs; the ladder's by default."""
     minutes: float | None = None
@@ -161,24 +162,27 @@ def selected(ladder: Ladder, only: tuple[str, ...]) -> dict[str, list[str]]:
     """Study -> the rows asked for, in the ladder's order.
 
     Raises:
-        ConfigError: a name that is no row and no study.
+        ConfigError: a name that is no row, no table and no study.
     """
-    everything = {name: list(study.rows) for name, study in ladder.studies.items()}
-    if not only:
-        return everything
-    known = [
-        *everything,
-        *(row for rows in everything.values() for row in rows),
-        *(f"{study}/{row}" for study, rows in everything.items() for row in rows),
-    ]
+    rows = [(study, row) for study, one in ladder.studies.items() for row in one.rows]
+    names = {(study, row): _names(ladder, study, row) for study, row in rows}
+    known = sorted(set().union(*names.values()))
     for name in only:
         if name not in known:
-            raise ConfigError(f"no row or study is named {name!r}; {did_you_mean(name, known)}")
-    found = {
-        study: [row for row in rows if {study, row, f"{study}/{row}"} & set(only)]
-        for study, rows in everything.items()
-    }
-    return {study: rows for study, rows in found.items() if rows}
+            said = did_you_mean(name, known)
+            raise ConfigError(f"no row, table or study is named {name!r}; {said}")
+    found: dict[str, list[str]] = {}
+    for study, row in rows:
+        if not only or names[study, row] & set(only):
+            found.setdefault(study, []).append(row)
+    return found
+
+
+def _names(ladder: Ladder, study: str, row: str) -> set[str]:
+    """All that a row is asked for by: its own name, its table's and its study's."""
+    group = ladder.studies[study].rows[row].group
+    own = {row} if group is None else {row, group}
+    return {study, *own, *(f"{study}/{name}" for name in own)}
 
 
 def unavailable(plan: Plan, study: str, row: str) -> str | None:
