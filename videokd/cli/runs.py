@@ -126,13 +126,14 @@ def eval_command(
 
 
 def _echo_accuracy(document: dict[str, Any]) -> None:
-    low, high = document["interval_pct"]
+    from videokd.metrics import interval_text
+
     if "mean_average_precision_pct" in document:
         per_class = f"mAP {document['mean_average_precision_pct']:.2f} %"
     else:
         per_class = f"mean class {document['mean_class_pct']:.2f} %"
     typer.echo(
-        f"top-1 {document['top1_pct']:.2f} % [{low:.1f}, {high:.1f}], "
+        f"top-1 {document['top1_pct']:.2f} % {interval_text(document['interval_pct'])}, "
         f"top-5 {document['top5_pct']:.2f} %, {per_class}, "
         f"{document['num_videos']} videos ({document['protocol']})"
     )
@@ -140,11 +141,12 @@ def _echo_accuracy(document: dict[str, Any]) -> None:
 
 def _echo_probe(document: dict[str, Any]) -> None:
     """A row a condition, then what they say."""
+    from videokd.metrics import interval_text
+
     typer.echo(f"{'frames':<9}  {'top-1 %':>7}  {'95 % interval':<14}  against normal")
     for name, row in document["conditions"].items():
-        low, high = row["interval_pct"]
         test = row["difference"]
-        interval = f"[{low:.1f}, {high:.1f}]"
+        interval = interval_text(row["interval_pct"])
         against = "" if test is None else test["text"]
         typer.echo(f"{name:<9}  {row['top1_pct']:7.2f}  {interval:<14}  {against}".rstrip())
     for line in document["verdict"]:

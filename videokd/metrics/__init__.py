@@ -7,7 +7,7 @@ from videokd.metrics.accuracy import (
     wilson_interval_pct,
 )
 from videokd.metrics.agreement import Agreement, agreement
-from videokd.metrics.bootstrap import NUM_RESAMPLES
+from videokd.metrics.bootstrap import NUM_RESAMPLES, interval_text
 from videokd.metrics.calibration import Calibration, calibration
 from videokd.metrics.multi_label import (
     MultiLabelMetrics,
@@ -36,6 +36,7 @@ __all__ = [
     "average_precisions",
     "calibration",
     "holm",
+    "interval_text",
     "mean_average_precision_pct",
     "multi_label_predictions",
     "multi_label_report",

@@ -9,7 +9,7 @@ import numpy as np
 
 from videokd.errors import UserError
 from videokd.metrics.accuracy import wilson_interval_pct
-from videokd.metrics.bootstrap import Interval
+from videokd.metrics.bootstrap import Interval, interval_text
 from videokd.metrics.predictions import Predictions
 
 _SMALLEST = 1e-12
@@ -30,9 +30,8 @@ class Agreement:
 
     def text(self) -> str:
         """`the same class on 83.1 % [80.7, 85.3] of 1000 videos, mean KL 0.214`."""
-        low, high = self.interval_pct
         kl = "" if self.mean_kl is None else f", mean KL {self.mean_kl:.3f}"
-        share = f"{self.top1_pct:.1f} % [{low:.1f}, {high:.1f}]"
+        share = f"{self.top1_pct:.1f} % {interval_text(self.interval_pct)}"
         return f"the same class on {share} of {self.num_videos} videos{kl}"
 
     def to_dict(self) -> dict[str, Any]:

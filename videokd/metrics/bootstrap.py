@@ -19,6 +19,12 @@ _CELLS_AT_A_TIME = 4_000_000
 Interval = tuple[float, float]
 
 
+def interval_text(interval: Sequence[float], *, digits: int = 1) -> str:
+    """`[0.4, 3.9]`; nothing that rounds to zero has a minus."""
+    low, high = interval
+    return f"[{low:z.{digits}f}, {high:z.{digits}f}]"
+
+
 @dataclass(frozen=True)
 class Units:
     """What is drawn with replacement: single videos, or groups of them as a whole.

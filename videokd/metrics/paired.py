@@ -14,6 +14,7 @@ from videokd.metrics.bootstrap import (
     Side,
     Spread,
     Units,
+    interval_text,
     spread,
     units_of_groups,
     units_of_videos,
@@ -152,8 +153,7 @@ def paired_test(
 
 def points_text(difference_pct: float, interval_pct: Interval) -> str:
     """`+2.1 points [0.4, 3.9]`."""
-    low, high = interval_pct
-    return f"{difference_pct:+z.1f} points [{low:z.1f}, {high:z.1f}]"  # `z`: no minus before 0.0
+    return f"{difference_pct:+z.1f} points {interval_text(interval_pct)}"
 
 
 def p_text(p: float) -> str:

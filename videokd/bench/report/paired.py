@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from videokd.bench.report.tables import Cell, Section
-from videokd.metrics import Agreement, PairedTest, p_text
+from videokd.metrics import Agreement, PairedTest, interval_text, p_text
 
 _NOTE = (
     "Top-1 of the first minus the second, on the same videos, with its 95 % bootstrap interval. A "
@@ -80,12 +80,11 @@ def _note(comparisons: Sequence[Comparison]) -> str:
 
 def _row(comparison: Comparison) -> list[Cell]:
     test = comparison.test
-    low, high = test.interval_pct
     return [
         *comparison.names,
         test.verdict_text().split(";")[0],
         f"{test.difference_pct:+z.1f}",
-        f"[{low:z.1f}, {high:z.1f}]",
+        interval_text(test.interval_pct),
         test.num_only_a,
         test.num_only_b,
         None if test.mcnemar_p is None else p_text(test.mcnemar_p),

@@ -9,6 +9,7 @@ from videokd.bench.report.paired import Comparison
 from videokd.bench.report.pareto import networks, own_setting
 from videokd.bench.report.tables import Cell, Section, number
 from videokd.bench.result import BenchmarkResult
+from videokd.metrics import interval_text
 
 PICTURE_TEXT = "Top-1 accuracy against multiply-adds and against latency"
 """For those who do not see the picture."""
@@ -124,9 +125,8 @@ def _gain(
         == (student.model, student.role, control.model, control.role)
     ]
     if paired:
-        low, high = paired[0].interval_pct
-        text += f"; 95 % interval of the gain [{low:z.1f}, {high:z.1f}]: "
-        text += paired[0].verdict_text()
+        gain = interval_text(paired[0].interval_pct)
+        text += f"; 95 % interval of the gain {gain}: {paired[0].verdict_text()}"
     elif ours is not None and theirs is not None:
         apart = ours[0] > theirs[1] or ours[1] < theirs[0]
         text += f"; the 95 % intervals {'do not overlap' if apart else 'overlap'}"

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from videokd.experiments.ablation.evidence import GroupReport, RowReport, StudyReport
 from videokd.experiments.ablation.ladder import Goals
+from videokd.metrics import interval_text
 
 
 class Outcome(NamedTuple):
@@ -56,10 +57,9 @@ def _gain(goals: Goals, title: str, row: RowReport) -> Outcome:
     )
     if row.test is None:
         return Outcome(wanted, f"{row.label}: not compared", None)
-    low, high = row.test.interval_pct
-    gain = row.test.difference_pct
-    text = f"{row.label}: {gain:+z.2f} [{low:z.2f}, {high:z.2f}]"
-    return Outcome(wanted, text, gain >= goals.gain_points and low > 0)
+    interval, gain = row.test.interval_pct, row.test.difference_pct
+    text = f"{row.label}: {gain:+z.2f} {interval_text(interval, digits=2)}"
+    return Outcome(wanted, text, gain >= goals.gain_points and interval[0] > 0)
 
 
 def _times_fewer(control: RowReport | None, teacher: RowReport | None) -> float | None:

@@ -23,7 +23,7 @@ from videokd.experiments.ablation.picture import draw_gains
 from videokd.experiments.ablation.plan import Plan
 from videokd.experiments.ablation.records import Results
 from videokd.files import read_text, write_text
-from videokd.metrics import SeedTest
+from videokd.metrics import interval_text
 
 BEGIN = "<!-- tables of `videokd reproduce ablation --stage report`; written by it -->"
 END = "<!-- end of these tables -->"
@@ -194,7 +194,7 @@ def _placebo_lines(comparisons: Sequence[OverPlacebo]) -> list[str]:
             one.label,
             f"{one.placebo_label} (P)",
             f"{one.test.difference_pct:+z.2f}",
-            _interval(one.test),
+            interval_text(one.test.interval_pct, digits=2),
             f"{one.adjusted_p:.4f}",
             one.test.verdict_at(one.adjusted_p),
         )
@@ -202,11 +202,6 @@ def _placebo_lines(comparisons: Sequence[OverPlacebo]) -> list[str]:
     ]
     told = "Each row against the placebo that has its settings; p is corrected for these alone."
     return ["### Over their placebos", "", told, "", *_table(_PLACEBOS, cells)]
-
-
-def _interval(test: SeedTest) -> str:
-    low, high = test.interval_pct
-    return f"[{low:z.2f}, {high:z.2f}]"
 
 
 def _gain_cells(row: RowReport, *, is_beside: bool) -> tuple[str, ...]:
@@ -226,7 +221,7 @@ def _gain_cells(row: RowReport, *, is_beside: bool) -> tuple[str, ...]:
     return (
         *own,
         over,
-        _interval(test),
+        interval_text(test.interval_pct, digits=2),
         p,
         str(row.verdict) if is_judged else "-",
         _number(test.detectable_pct),

@@ -17,6 +17,7 @@ from videokd.experiments.reproduce.tables import (
     network_settings,
 )
 from videokd.files import read_text
+from videokd.metrics import interval_text
 from videokd.models.catalog import entry
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def _judged(row: TableRow, metrics: EvalMetrics) -> tuple[Status, str]:
     inside = low <= row.top1_pct <= high
     where = "in" if inside else "outside"
     text = (
-        f"{row.top1_pct:g} is {where} [{low:.2f}, {high:.2f}], the 95 % interval of "
+        f"{row.top1_pct:g} is {where} {interval_text((low, high), digits=2)}, the 95 % interval of "
         f"{metrics.top1_pct:.2f} widened by {row.top1_tolerance_pct:g}"
     )
     return ("PASS" if inside else "FAIL"), text
