@@ -97,6 +97,10 @@ def test_interval_and_p_in_another_way():
     assert result.detectable_pct == pytest.approx(
         100 * error * (stats.t.ppf(0.975, degrees) + stats.t.ppf(0.8, degrees))
     )
+    assert result.detectable_at(0.05) == pytest.approx(result.detectable_pct)
+    assert result.detectable_at(0.05 / 16) == pytest.approx(
+        100 * error * (stats.t.ppf(1 - 0.05 / 32, degrees) + stats.t.ppf(0.8, degrees))
+    )
     assert result.difference_pct == pytest.approx(100 * differences.mean())
     assert result.seed_std_pct == pytest.approx(100 * per_seed.std(ddof=1))
     assert result.discordant_pct == pytest.approx(100 * (differences != 0).mean())
@@ -199,6 +203,31 @@ def test_eight_people_may_be_surer_than_eight_coins():
     result = seed_test(a, b, groups=people(320, 8))
     assert result.p_value < 2.0**-7
     assert result.verdict_at(20 * result.p_value) == "gain"
+
+
+def of_seeds(gains_pct, *, videos=3120):
+    """b right on a third of the videos, a on these many points more, the same videos first."""
+    a, b = (np.zeros((len(gains_pct), videos), dtype=bool) for _ in "ab")
+    b[:, : videos // 3] = True
+    for row, gain in zip(a, gains_pct, strict=True):
+        row[: videos // 3 + round(videos * gain / 100)] = True
+    return a, b
+
+
+def test_a_gain_that_no_draw_loses_is_told_by_the_t_distribution():
+    """Counted draws end at one in ten thousand: a correction for sixteen would leave nothing."""
+    spread = np.array([-1.8, 0.4, 2.1, -1.9, 1.2])
+    gains = [5, 10, 20, 30, 40]
+    found = [seed_test(*of_seeds(gain + spread)) for gain in gains]
+
+    p_values = [one.p_value for one in found]
+    assert p_values == sorted(p_values, reverse=True), "the more, the surer"
+    assert all(one.verdict_at(16 * one.p_value) == "gain" for one in found[1:])
+    largest = found[-1]
+    away = largest.difference_pct / largest.standard_error_pct
+    expected = 2 * stats.t.sf(away, largest.degrees_of_freedom)
+    assert largest.p_value == pytest.approx(expected)
+    assert largest.p_value < 1e-3
 
 
 def test_equal_ways_to_train_do_not_differ():

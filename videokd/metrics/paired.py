@@ -174,9 +174,14 @@ def verdict_text(verdict: Verdict, *, detectable_pct: float, num_units: int) -> 
 
 
 def detectable_pct(
-    standard_error: float, degrees: float, *, num_videos: int, step: float = 0.0
+    standard_error: float,
+    degrees: float,
+    *,
+    num_videos: int,
+    step: float = 0.0,
+    level: float = LEVEL,
 ) -> float:
-    """The smallest difference found with 80 % power at the 5 % level, in points.
+    """The smallest difference found with 80 % power at a level, in points.
 
     Quantiles of t for level and power, times the standard error; 1.96 + 0.84 for many videos (H. S.
     Bloom, "Minimum detectable effects", Evaluation Review 19, 1995). At least six videos' worth.
@@ -186,10 +191,11 @@ def detectable_pct(
         degrees: degrees of freedom behind it.
         num_videos: M.
         step: what a test that goes up in steps needs on top, a fraction.
+        level: of the two-sided test.
     """
     from scipy.stats import t
 
-    factor = float(t.ppf(1 - LEVEL / 2, degrees) + t.ppf(POWER, degrees))
+    factor = float(t.ppf(1 - level / 2, degrees) + t.ppf(POWER, degrees))
     return 100 * min(1.0, max(factor * standard_error + step, _FEWEST_ONE_WAY / num_videos))
 
 

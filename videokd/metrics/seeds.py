@@ -67,6 +67,9 @@ class SeedTest:
     """One-sided: of "a is not better than b"."""
     standard_error_pct: float
     """Of the difference, from units and from seeds."""
+    degrees_of_freedom: float
+    """Behind the standard error (Welch and Satterthwaite): near seeds - 1 where these make most of
+    it."""
     seed_std_pct: float | None
     """Standard deviation over seeds of the paired difference; None with one seed."""
     discordant_pct: float
@@ -74,6 +77,15 @@ class SeedTest:
     detectable_pct: float
     """The smallest difference that such a comparison finds in four of five cases (80 % power at the
     5 % level), by the standard error that was observed; at least six videos' worth."""
+
+    def detectable_at(self, level: float) -> float:
+        """`detectable_pct` of a test at another level: one of m comparisons, at LEVEL / m."""
+        return detectable_pct(
+            self.standard_error_pct / 100,
+            self.degrees_of_freedom,
+            num_videos=self.num_videos,
+            level=level,
+        )
 
     @property
     def seed_differences_pct(self) -> tuple[float, ...]:
@@ -131,7 +143,8 @@ def seed_test(
     Bootstrap Methods and their Application, 1997, section 3.8). With so few seeds that the moved
     percentiles lie beyond the draws, the t interval itself is given.
 
-    The p-values invert the interval: p is the level whose interval ends at zero. Where fewer than
+    The p-values invert the interval: p is the level whose interval ends at zero; of an interval that
+    would end beyond the draws, that of the t distribution if it is smaller. Where fewer than
     six units do not have equally many right answers from both, or all units and seeds agree, p is
     at least 2^(1-n), n the number of such units: no exchange of a and b within units goes lower.
 
@@ -171,6 +184,7 @@ def seed_test(
         p_value=found.p_two_sided,
         p_not_better=found.p_not_better if sign > 0 else found.p_not_worse,
         standard_error_pct=100 * found.error,
+        degrees_of_freedom=found.degrees,
         seed_std_pct=_std(np.array(seeds_a) - np.array(seeds_b)),
         discordant_pct=100 * float(discordant.mean()),
         detectable_pct=detectable_pct(found.error, found.degrees, num_videos=a.shape[1]),
@@ -296,15 +310,22 @@ def _interval_and_tails(
     # Draws of whole numbers, divided: zero is not always zero to the last bit.
     drawn = np.where(abs(drawn) <= _ZERO, 0.0, drawn)
 
-    def tail(share: float) -> float:
-        """The p of a one-sided test whose draws lie on the wrong side of zero in this share."""
-        share = max(share, 1 / (len(drawn) + 1))
-        return float(t.sf(-norm.ppf(share) / ratio, degrees))
+    def tail(num_beyond: int, away: float) -> float:
+        """The p of a one-sided test, of whose draws so many lie on the wrong side of zero.
+
+        Where hardly any does, how far zero is away is no longer told by counting: all values
+        beyond the last draw would have one p, and a correction for many comparisons would call
+        none of them a difference.
+        """
+        share = num_beyond / len(drawn) if num_beyond else 1 / (len(drawn) + 1)
+        counted = float(t.sf(-norm.ppf(share) / ratio, degrees))
+        return counted if num_beyond >= _FEWEST_DRAWS else min(counted, float(t.sf(away, degrees)))
 
     # Values that were drawn, nothing between them: then an end is beyond zero exactly where p says.
     low = float(np.quantile(drawn, level, method="inverted_cdf"))
     high = -float(np.quantile(-drawn, level, method="inverted_cdf"))
-    return (low, high), tail(float((drawn <= 0).mean())), tail(float((drawn >= 0).mean()))
+    away = value / error
+    return (low, high), tail(int((drawn <= 0).sum()), away), tail(int((drawn >= 0).sum()), -away)
 
 
 def _std(differences_pct: np.ndarray) -> float | None:
