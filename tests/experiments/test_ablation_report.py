@@ -19,7 +19,7 @@ from ablation_reference import (
     written,
 )
 
-from videokd.errors import UserError
+from videokd.errors import ConfigError, UserError
 from videokd.experiments.ablation.evidence import BEST_CONTROL, report_study
 from videokd.experiments.ablation.goals import outcomes
 from videokd.experiments.ablation.ladder import Goals
@@ -92,6 +92,41 @@ def test_p_values_are_corrected_for_all_that_the_ladder_asks(places):
     assert [rows[row].adjusted_p for row in asked] == expected
     assert rows["plain"].adjusted_p is None, "a control is not asked about"
     assert rows["shuffled"].verdict != "gain"
+    for row, test in zip(asked, tests, strict=True):
+        assert rows[row].detectable_pct == test.detectable_at(0.05 / 2)
+    assert rows["plain"].detectable_pct == rows["plain"].test.detectable_pct
+
+
+def test_what_is_not_run_yet_counts_in_the_correction(places):
+    """Otherwise p would grow with every row that comes in, and a failed loss would help others."""
+    results = Results(places.results)
+    del results.records[Key("mine", "run", "shuffled", 1)]
+    report = report_study(plan_of(places), results, "mine")
+    rows = {row.name: row for row in report.groups[0].rows}
+    assert rows["shuffled"].test is None, "one seed of two is no comparison"
+    p = seed_test(correct("logits"), correct("smooth")).p_value
+    assert rows["logits"].adjusted_p == pytest.approx(2 * p)
+    assert report.over_placebos == ()
+
+
+def test_videos_of_one_scene_are_drawn_together(places):
+    data = study()["data"] | {"settings": ["scenes_in_all_classes=true"]}
+    written(places.ladder.parent, mine=study(data=data))
+    results = Results(places.results)
+    plan = plan_of(places)
+    for key, one in list(results.records.items()):
+        results.records[key] = replace(one, digest=plan.job(key).digest)
+    values = dict.fromkeys(("plain", "smooth", "logits"), (50.0, 60.0))
+    choose_all(plan, results, "mine", list(values))
+    plan = plan_of(places)
+    for key, one in list(results.records.items()):
+        results.records[key] = replace(one, digest=plan.job(key).digest)
+    report = report_study(plan, results, "mine")
+    (rows,) = ({row.name: row for row in group.rows} for group in report.groups)
+    # Of LABELS, the n-th videos of the three classes stand side by side.
+    scenes = [f"scene {video // 3}" for video in range(60)]
+    assert rows["logits"].test == seed_test(correct("logits"), correct("smooth"), groups=scenes)
+    assert (report.num_scenes, report.num_people) == (20, None)
 
 
 def test_a_network_to_start_from_was_tested_on_other_videos(tmp_path, places):
@@ -252,6 +287,7 @@ GOALS = {
     "teacher_pct": 95,
     "fewer_multiply_adds": 20,
     "gain_points": 5,
+    "gain_in": ["ladder"],
 }
 
 
@@ -279,7 +315,14 @@ def test_what_is_not_run_yet_is_not_known(tmp_path):
     places = written(tmp_path, mine=study(goals=GOALS))
     report = report_study(plan_of(places), Results(places.results), "mine")
     found = outcomes(Goals.model_validate(GOALS), report)
-    assert [(one.found, one.reached) for one in found] == [("-", None)] * 3
+    assert [(one.found, one.reached) for one in found] == [("-", None)] * 4
+
+
+def test_a_goal_is_asked_of_a_table_that_is_there(tmp_path):
+    goals = GOALS | {"gain_in": ["laddr"]}
+    places = written(tmp_path, mine=study(goals=goals))
+    with pytest.raises(ConfigError, match="gain_in: 'laddr' is not there; did you mean 'ladder'"):
+        plan_of(places)
 
 
 def test_the_page_the_document_and_the_picture(places):
@@ -332,47 +375,91 @@ def test_nothing_is_written_into_a_page_without_its_marks(places):
     assert places.report.read_text(encoding="utf-8") == "# Mine\n"
 
 
-def test_over_people_folds_stand_one_after_another(tmp_path):
-    """Each fold's best control is the one that its own training people validated best."""
+FOLDS = {"1": ["p0", "p1"], "2": ["p2", "p3"], "3": ["p4", "p5"]}
+
+
+@pytest.fixture
+def over_people(tmp_path):
+    """Two controls, two recipes and a row of another's choice, tuned and run over three folds."""
     data = {"index": "half.csv", "train_split": "train{fold}", "test_split": "test{fold}"}
     recipe = {**RECIPE, "data": data}
-    names = [f"p{number}" for number in range(6)]
-    folds = {"1": names[:2], "2": names[2:4], "3": names[4:]}
-    settings = people()
-    settings["data"] |= {"folds": folds}
+    settings = people(goals=GOALS)
+    settings["data"] |= {"folds": FOLDS}
+    rows = settings["rows"]
+    rows["hint"] = {"like": "logits", "label": "hint", "tune": rows["logits"]["tune"]}
+    rows["half"] = {"like": "logits", "label": "half", "choice_of": "logits"}
     places = written(tmp_path, recipe=recipe, mine=settings)
     plan, results = plan_of(places), Results(places.results)
     good_at = {
         "plain": {"1": 80.0, "2": 10.0, "3": 50.0},
         "smooth": {"1": 10.0, "2": 90.0, "3": 51.0},
+        "logits": {"1": 50.0, "2": 50.0, "3": 50.0},
+        "hint": {"1": 10.0, "2": 60.0, "3": 60.0},
     }
-    for row, good in [*good_at.items(), ("logits", dict.fromkeys("123", 50.0))]:
+    for row, good in good_at.items():
         for key in plan.tune_keys("mine", row):
             held = {f"held{fold}": good[fold] for fold in key.fold.split("-")}
             results.add(record(plan, key, held), [])
-    choose_all(plan, results, "mine", ["plain", "smooth", "logits"])
+    choose_all(plan, results, "mine", list(good_at))
     plan = plan_of(places)
     labels = np.arange(20) % 3
-    wrong = {"plain": 10, "smooth": 8, "logits": 2, "shuffled": 9}
+    wrong = {"plain": 10, "smooth": 8, "logits": 2, "hint": 3, "half": 0, "shuffled": 9}
     for row, number in wrong.items():
         for key in plan.run_keys("mine", row):
             split = f"test{key.fold}"
-            people_of = tuple(np.repeat(folds[key.fold], 10).tolist())
+            people_of = tuple(np.repeat(FOLDS[key.fold], 10).tolist())
             seen = Videos("mine", key.fold, split, "index", pack(labels), people_of)
             one = predicting(plan, key, number + key.seed, labels=labels, split=split)
             results.add(one, [seen])
-    report = report_study(plan, results, "mine")
+    return plan, results
+
+
+def right_in_folds(*numbers):
+    """bool [2 seeds, 60]: of the first videos of a fold, so many and one more a seed are wrong."""
+    return np.stack(
+        [np.concatenate([np.arange(20) >= one + seed for one in numbers]) for seed in (0, 1)]
+    )
+
+
+EVERYBODY = [name for fold in FOLDS.values() for name in np.repeat(fold, 10).tolist()]
+
+
+def test_over_people_folds_stand_one_after_another(over_people):
+    """Each fold's best control is the one that its own training people validated best."""
+    report = report_study(*over_people, "mine")
     # Fold 1 validates on the people of 2 and 3: smooth; fold 2 on 1 and 3: plain.
     assert report.groups[0].best_control == {"1": "smooth", "2": "plain", "3": "smooth"}
     assert (report.num_videos, report.num_people) == (60, 6)
     rows = {row.name: row for row in report.groups[0].rows}
     assert rows["plain"].seeds_pct == {0: 50.0, 1: 45.0}
-
-    def right(numbers, seed):
-        return np.concatenate([np.arange(20) >= number + seed for number in numbers])
-
-    best = np.stack([right([8, 10, 8], seed) for seed in (0, 1)])
-    mine = np.stack([right([2, 2, 2], seed) for seed in (0, 1)])
-    everybody = [name for fold in folds.values() for name in np.repeat(fold, 10).tolist()]
-    assert rows["logits"].test == seed_test(mine, best, groups=everybody)
+    best = right_in_folds(8, 10, 8)
+    assert rows["logits"].test == seed_test(right_in_folds(2, 2, 2), best, groups=EVERYBODY)
     assert rows["logits"].test.unit == "group"
+
+
+def test_over_people_each_fold_chooses_its_recipe_too(over_people):
+    """By its own training people, among rows with trials of their own: of others nothing is known
+    before they are tested."""
+    report = report_study(*over_people, "mine")
+    (group,) = report.groups
+    # Folds 2 and 1 validate on the people of 1 and 3, of 2 and 3: `hint` is bad at those of 1.
+    assert group.best_recipe == {"1": "hint", "2": "logits", "3": "logits"}
+    expected = seed_test(right_in_folds(3, 2, 2), right_in_folds(8, 10, 8), groups=EVERYBODY)
+    assert group.recipe_test == expected
+    found = outcomes(Goals.model_validate(GOALS), report)[-1]
+    assert found.found.startswith("hint (fold 1), logits (fold 2), logits (fold 3): +31.67 [0.00, ")
+    assert found.reached is False, "so few people leave the interval at zero"
+
+
+def test_nothing_is_compared_with_a_control_that_lacks_a_seed(over_people):
+    plan, results = over_people
+    key = Key("mine", "run", "smooth", 1, "3")
+    results.add(record(plan, key, {}, failed="no number"), [])
+    write_report(plan, results, quick=True)
+    report = report_study(plan, results, "mine")
+    (group,) = report.groups
+    assert group.best_control["3"] == "smooth", "validation chose it"
+    assert (group.control_lacks, group.recipe_test) == ((1,), None)
+    assert all(row.test is None for row in group.rows)
+    text = plan.places.report.read_text(encoding="utf-8")
+    assert "smooth (fold 3). It has no number for seed 1: nothing is compared." in text

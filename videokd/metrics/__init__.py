@@ -17,11 +17,12 @@ from videokd.metrics.multi_label import (
     multi_label_report,
 )
 from videokd.metrics.multiple import holm
-from videokd.metrics.paired import PairedTest, p_text, paired_test
+from videokd.metrics.paired import LEVEL, PairedTest, p_text, paired_test
 from videokd.metrics.predictions import Predictions, read_predictions, write_probabilities
 from videokd.metrics.seeds import SeedTest, seed_test, smallest_detectable_pct
 
 __all__ = [
+    "LEVEL",
     "NUM_RESAMPLES",
     "Agreement",
     "Calibration",

@@ -143,10 +143,10 @@ def seed_test(
     Bootstrap Methods and their Application, 1997, section 3.8). With so few seeds that the moved
     percentiles lie beyond the draws, the t interval itself is given.
 
-    The p-values invert the interval: p is the level whose interval ends at zero; of an interval that
-    would end beyond the draws, that of the t distribution if it is smaller. Where fewer than
-    six units do not have equally many right answers from both, or all units and seeds agree, p is
-    at least 2^(1-n), n the number of such units: no exchange of a and b within units goes lower.
+    The p-values invert the interval: p is the level whose interval ends at zero; where that would
+    end beyond the draws, that of the t distribution if it is smaller. Where fewer than six units do
+    not have equally many right answers from both, or all units and seeds agree, p is at least
+    2^(1-n), n the number of such units: no exchange of a and b within units goes lower.
 
     With one seed the noise of training is not in it; with two there is hardly a way to know it (the
     interval then holds the truth in some 86 of 100 cases), so take three or more.

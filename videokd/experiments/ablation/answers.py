@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 
+from videokd.experiments.ablation.ladder import SyntheticData
 from videokd.experiments.ablation.plan import Plan
 from videokd.experiments.ablation.records import Key, Record, Results, Videos
 from videokd.experiments.ablation.tuning import finished
@@ -23,8 +26,8 @@ class Answers:
         self.folds: tuple[Fold, ...] = self._study.folds or (None,)
         self.labels = self._labels()
         """int64 [M]; nothing where no run is finished."""
-        self.people = self._people()
-        """[M], or None where videos are independent."""
+        self.groups = self._people() if self._study.folds else self._scenes()
+        """[M] names of what videos share, a person or a scene; None where each is by itself."""
         self.correct = {row: self._correct(row) for row in self._study.rows}
         """Row -> seed -> bool [M]: the seeds whose folds are all finished."""
 
@@ -71,11 +74,20 @@ class Answers:
         parts = [one.true_classes for one in found if one is not None]
         return np.concatenate(parts) if len(parts) == len(found) else np.zeros(0, dtype=np.int64)
 
-    def _people(self) -> tuple[str, ...] | None:
-        if not self._study.folds:
-            return None
+    def _people(self) -> tuple[str, ...]:
         found = [self._videos(fold) for fold in self.folds]
         return tuple(group for one in found if one is not None for group in one.groups)
+
+    def _scenes(self) -> tuple[str, ...] | None:
+        data = self._study.data
+        if not isinstance(data, SyntheticData) or not data.shares_scenes:
+            return None
+        seen: Counter[int] = Counter()
+        scenes = []
+        for label in self.labels.tolist():
+            scenes.append(f"scene {seen[label]}")
+            seen[label] += 1
+        return tuple(scenes)
 
     def _correct(self, row: str) -> dict[int, np.ndarray]:
         return {seed: classes == self.labels for seed, classes in self.predicted(row).items()}

@@ -6,16 +6,17 @@ Nothing here reads anything but results, choices and the ladder.
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from videokd.experiments.ablation.answers import Answers, test_split
+from videokd.experiments.ablation.answers import Answers, Fold, test_split
 from videokd.experiments.ablation.plan import NotChosen, Plan
 from videokd.experiments.ablation.records import Results
 from videokd.experiments.ablation.tuning import FAILED, Scored, validated
-from videokd.metrics import SeedTest, holm, seed_test
+from videokd.metrics import LEVEL, SeedTest, holm, seed_test
 
 BEST_CONTROL = "best control"
 _JUDGED = ("placebo", "distilled")
@@ -37,20 +38,23 @@ class RowReport:
     failed: tuple[str, ...] = ()
     """Of runs whose loss was no number."""
     val_pct: float | None = None
-    """Validation, by which the best control is chosen."""
+    """Validation, by which the best control and the best recipe are chosen."""
     versus: str | None = None
-    """What it is compared with; None for the best control itself, and until both are there."""
+    """What it is compared with; None for the best control itself, and until both have all seeds."""
     test: SeedTest | None = None
     adjusted_p: float | None = None
-    """Holm's, over all comparisons of placebos and distilled rows of its group."""
+    """Holm's, over all placebos and distilled rows of its group, be they finished or not."""
+    detectable_pct: float | None = None
+    """The smallest difference found with 80 % power, at the level of the correction's first step
+    for those that it is for, and at 5 % for others."""
     agreement_pct: float | None = None
-    """Share of test videos that it puts in the teacher's class."""
+    """Share of test videos that it puts in the class of its teacher, or of the study's."""
     ece_pct: float | None = None
     nll: float | None = None
     train_minutes: float | None = None
     """Of one run."""
-    read_minutes: float = 0.0
-    """Of the networks that it reads, trained once for all seeds."""
+    read_minutes: float | None = 0.0
+    """Of the networks that it reads, trained once for all seeds; None while one is missing."""
     epochs: int | None = None
     gmacs_per_video: float | None = None
     params_m: float | None = None
@@ -80,6 +84,13 @@ class GroupReport:
     title: str
     best_control: dict[str, str]
     """Fold (or `all`) -> the control with the highest validation."""
+    control_lacks: tuple[int, ...]
+    """Seeds for which the best control has no number yet, or never: while there is one, nothing is
+    compared with it."""
+    best_recipe: dict[str, str]
+    """The same of the distilled rows that have trials of their own."""
+    recipe_test: SeedTest | None
+    """The best recipe against the best control, fold by fold as validation chose them."""
     rows: tuple[RowReport, ...]
     beside: tuple[RowReport, ...]
     """Of other groups, for comparison with the eye."""
@@ -104,6 +115,8 @@ class StudyReport:
     title: str
     num_videos: int
     num_people: int | None
+    num_scenes: int | None
+    """Where videos of several classes show one scene."""
     teacher: RowReport | None
     groups: tuple[GroupReport, ...]
     over_placebos: tuple[OverPlacebo, ...]
@@ -128,31 +141,40 @@ class _Reporter:
 
     def report(self) -> StudyReport:
         rows = {name: self._row(name) for name in self.study.rows}
-        best = {name: self._best_controls(name) for name in self.study.groups}
+        best = {name: self._best(self._controls(name)) for name in self.study.groups}
         for name, row in rows.items():
             if row.group:
                 rows[name] = self._compared(row, best[row.group])
         rows = _corrected(rows)
-        groups = tuple(
-            GroupReport(
-                name=name,
-                title=group.title,
-                best_control={str(fold or "all"): row for fold, row in best[name].items()},
-                rows=tuple(row for row in rows.values() if row.group == name),
-                beside=tuple(rows[other] for other in group.beside),
-            )
-            for name, group in self.study.groups.items()
-        )
-        people = self.answers.people
+        groups = tuple(self._group(name, rows, best[name]) for name in self.study.groups)
+        num_groups = len(set(self.answers.groups)) if self.answers.groups is not None else None
+        is_of_people = bool(self.study.folds)
         return StudyReport(
             name=self.name,
             title=self.study.title,
             num_videos=len(self.answers.labels),
-            num_people=len(set(people)) if people is not None else None,
+            num_people=num_groups if is_of_people else None,
+            num_scenes=None if is_of_people else num_groups,
             teacher=rows[self.study.teacher] if rows[self.study.teacher].seeds_pct else None,
             groups=groups,
             over_placebos=self._over_placebos(rows),
             stale=self._stale(),
+        )
+
+    def _group(self, name: str, rows: dict[str, RowReport], best: dict[Fold, str]) -> GroupReport:
+        group = self.study.groups[name]
+        controls = self.answers.correct_of(best) if best else {}
+        recipe = self._best(self._recipes(name))
+        recipes = self.answers.correct_of(recipe) if recipe else {}
+        return GroupReport(
+            name=name,
+            title=group.title,
+            best_control=_by_name(best),
+            control_lacks=tuple(s for s in self.study.seeds if best and s not in controls),
+            best_recipe=_by_name(recipe),
+            recipe_test=self._paired(recipes, controls, self.study.seeds),
+            rows=tuple(row for row in rows.values() if row.group == name),
+            beside=tuple(rows[other] for other in group.beside),
         )
 
     # What the runs say.
@@ -206,13 +228,14 @@ class _Reporter:
         ]
         return 100 * statistics.fmean(same)
 
-    def _read_minutes(self, name: str) -> float:
+    def _read_minutes(self, name: str) -> float | None:
         """One run of each network that a row reads, and of those that they read."""
         means = [
             _mean([record.train_seconds / 60 for record in self.answers.records(other)])
             for other in self.plan.read_by(self.name, name)
         ]
-        return sum(mean for mean in means if mean is not None)
+        known = [mean for mean in means if mean is not None]
+        return sum(known) if len(known) == len(means) else None
 
     def _chosen(self, name: str) -> dict[str, Any]:
         """Setting -> value; where folds chose differently, `fold: setting`."""
@@ -225,17 +248,25 @@ class _Reporter:
             f"{fold}: {path}": value for fold, over in known.items() for path, value in over.items()
         }
 
-    # Who is the best control.
+    # Which control and which recipe are the best.
 
-    def _best_controls(self, group: str) -> dict[str | None, str]:
-        """Fold -> the control whose validation is best; empty until all controls are validated."""
+    def _controls(self, group: str) -> list[str]:
         groups = {group, *self.study.groups[group].controls_of}
-        names = [
+        rows = self.study.rows.items()
+        return [name for name, row in rows if row.kind == "control" and row.group in groups]
+
+    def _recipes(self, group: str) -> list[str]:
+        """Distilled rows with trials of their own: over folds, others are not validated."""
+        rows = self.study.rows.items()
+        return [
             name
-            for name, row in self.study.rows.items()
-            if row.kind == "control" and row.group in groups
+            for name, row in rows
+            if row.kind == "distilled" and row.group == group and self.study.trials(name)
         ]
-        best: dict[str | None, str] = {}
+
+    def _best(self, names: list[str]) -> dict[Fold, str]:
+        """Fold -> the row whose validation is best; empty until all of them are validated."""
+        best: dict[Fold, str] = {}
         for fold in self.folds:
             scored = {name: self._validated(name, fold) for name in names}
             known = {name: score for name, score in scored.items() if score is not None}
@@ -244,8 +275,8 @@ class _Reporter:
             best[fold] = max(known, key=lambda name: known[name])
         return best
 
-    def _validated(self, name: str, fold: str | None) -> Scored | None:
-        """A control's validation: of the reported runs, which are more, or over folds of tuning."""
+    def _validated(self, name: str, fold: Fold) -> Scored | None:
+        """A row's validation: of the reported runs, which are more, or over folds of tuning."""
         if fold is None:
             there = self.answers.records(name)
             if len(there) < len(self.plan.run_keys(self.name, name)):
@@ -270,15 +301,12 @@ class _Reporter:
         if self.study.rows[name].is_prerequisite:
             return None
         scores = [self._validated(name, fold) for fold in self.folds]
-        known = [score.top1_pct for score in scores if score is not None]
+        known = [score.top1_pct for score in scores if score is not None and score != FAILED]
         return statistics.fmean(known) if len(known) == len(scores) else None
 
     # The comparison.
 
-    def _compared(self, row: RowReport, best: dict[str | None, str]) -> RowReport:
-        """Nothing is compared on the seeds alone that went well."""
-        if row.failed:
-            return row
+    def _compared(self, row: RowReport, best: dict[Fold, str]) -> RowReport:
         wanted = self.study.rows[row.name].versus
         if wanted is not None:
             theirs, versus = self.answers.correct[wanted], self.study.rows[wanted].label
@@ -288,35 +316,40 @@ class _Reporter:
             theirs, versus = self.answers.correct_of(best), BEST_CONTROL
         else:
             return row
-        test = self._paired(self.answers.correct[row.name], theirs)
+        seeds = self.study.seeds_of(row.name)
+        test = self._paired(self.answers.correct[row.name], theirs, seeds)
         return row if test is None else replace(row, versus=versus, test=test)
 
     def _paired(
-        self, mine: dict[int, np.ndarray], theirs: dict[int, np.ndarray]
+        self,
+        mine: dict[int, np.ndarray],
+        theirs: dict[int, np.ndarray],
+        seeds: Sequence[int],
     ) -> SeedTest | None:
-        """On the seeds that both have."""
-        seeds = sorted(mine.keys() & theirs.keys())
-        if not seeds:
+        """On all seeds that the ladder wants, never on those alone that are done or went well."""
+        if not set(seeds) <= mine.keys() & theirs.keys():
             return None
         return seed_test(
             np.stack([mine[seed] for seed in seeds]),
             np.stack([theirs[seed] for seed in seeds]),
-            groups=self.answers.people,
+            groups=self.answers.groups,
         )
 
     def _over_placebos(self, rows: dict[str, RowReport]) -> tuple[OverPlacebo, ...]:
         """Each placebo's row is the one that it is like; Holm's correction over these."""
         found = []
-        for name, row in self.study.rows.items():
-            if row.kind != "placebo" or row.like is None:
-                continue
-            taught = row.like
-            if rows[name].failed or rows[taught].failed:
-                continue
-            test = self._paired(self.answers.correct[taught], self.answers.correct[name])
+        placebos = {
+            name: row.like
+            for name, row in self.study.rows.items()
+            if row.kind == "placebo" and row.like is not None
+        }
+        for name, taught in placebos.items():
+            correct, seeds = self.answers.correct, self.study.seeds_of(name)
+            test = self._paired(correct[taught], correct[name], seeds)
             if test is not None:
-                found.append((self.study.rows[taught].label, row.label, test))
-        corrected = holm([test.p_value for *_, test in found])
+                found.append((rows[taught].label, rows[name].label, test))
+        p_values = [test.p_value for *_, test in found]
+        corrected = holm(p_values, num_hypotheses=len(placebos))
         return tuple(
             OverPlacebo(label, placebo, test, p)
             for (label, placebo, test), p in zip(found, corrected, strict=True)
@@ -343,18 +376,24 @@ class _Reporter:
 
 
 def _corrected(rows: dict[str, RowReport]) -> dict[str, RowReport]:
-    """Holm's correction over all that a table asks: each placebo and each distilled row of it."""
-    found = dict(rows)
+    """Holm's correction over all that a table asks: each placebo and each distilled row of it,
+    those too that are not run yet or came to no number."""
+    found = {
+        name: row if row.test is None else replace(row, detectable_pct=row.test.detectable_pct)
+        for name, row in rows.items()
+    }
     for group in {row.group for row in rows.values()}:
-        tests = {
-            name: row.test
-            for name, row in rows.items()
-            if row.group == group and row.test is not None and row.kind in _JUDGED
-        }
-        corrected = holm([test.p_value for test in tests.values()])
-        for name, p in zip(tests, corrected, strict=True):
-            found[name] = replace(rows[name], adjusted_p=p)
+        judged = [name for name, row in rows.items() if row.group == group and row.kind in _JUDGED]
+        tests = {name: test for name in judged if (test := rows[name].test) is not None}
+        corrected = holm([test.p_value for test in tests.values()], num_hypotheses=len(judged))
+        for (name, test), p in zip(tests.items(), corrected, strict=True):
+            least = test.detectable_at(LEVEL / len(judged))
+            found[name] = replace(rows[name], adjusted_p=p, detectable_pct=least)
     return found
+
+
+def _by_name(rows: dict[Fold, str]) -> dict[str, str]:
+    return {str(fold or "all"): row for fold, row in rows.items()}
 
 
 def _mean(values: list[float], weights: list[int] | None = None) -> float | None:

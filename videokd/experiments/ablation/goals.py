@@ -19,7 +19,7 @@ class Outcome(NamedTuple):
 
 
 def outcomes(goals: Goals, report: StudyReport) -> list[Outcome]:
-    """Every goal of a study, the gain once for each of its tables that has a recipe."""
+    """Every goal of a study, the gain once for each of the tables that it is asked of."""
     rows = {row.name: row for group in report.groups for row in group.rows}
     control, teacher = rows.get(goals.control), report.teacher
     found = []
@@ -37,29 +37,31 @@ def outcomes(goals: Goals, report: StudyReport) -> list[Outcome]:
         wanted = f"multiply-adds: at least {goals.fewer_multiply_adds:g} times fewer"
         is_met = (times or 0.0) >= goals.fewer_multiply_adds
         found.append(_outcome(wanted, times, "{:.1f} times", is_met))
-    recipes = [(group.title, best_recipe(group)) for group in report.groups]
-    return found + [_gain(goals, title, row) for title, row in recipes if row is not None]
+    gains = [_gain(goals, group) for group in report.groups if group.name in goals.gain_in]
+    return found + gains
 
 
-def best_recipe(group: GroupReport) -> RowReport | None:
-    """The distilled row that validation shows best; None while one of them is not validated."""
-    distilled = [row for row in group.rows if row.kind == "distilled"]
-    scored = [(row.val_pct, row) for row in distilled if row.val_pct is not None]
-    if not scored or len(scored) < len(distilled):
-        return None
-    return max(scored, key=lambda one: one[0])[1]
-
-
-def _gain(goals: Goals, title: str, row: RowReport) -> Outcome:
+def _gain(goals: Goals, group: GroupReport) -> Outcome:
     wanted = (
-        f"{title}: the best recipe at least {goals.gain_points:g} points above the best "
+        f"{group.title}: the best recipe at least {goals.gain_points:g} points above the best "
         "control, its interval above 0"
     )
-    if row.test is None:
-        return Outcome(wanted, f"{row.label}: not compared", None)
-    interval, gain = row.test.interval_pct, row.test.difference_pct
-    text = f"{row.label}: {gain:+z.2f} {interval_text(interval, digits=2)}"
+    test = group.recipe_test
+    if test is None:
+        return Outcome(wanted, "-", None)
+    interval, gain = test.interval_pct, test.difference_pct
+    text = f"{names_by_fold(group, group.best_recipe)}: {gain:+z.2f} "
+    text += interval_text(interval, digits=2)
     return Outcome(wanted, text, gain >= goals.gain_points and interval[0] > 0)
+
+
+def names_by_fold(group: GroupReport, rows: dict[str, str]) -> str:
+    """The labels of fold -> row, as tables say it: `logits`, or `logits (fold 1), all (fold 2)`."""
+    labels = {row.name: row.label for row in (*group.rows, *group.beside)}
+    named = {fold: labels.get(name, name) for fold, name in rows.items()}
+    if len(set(named.values())) == 1:
+        return next(iter(named.values()))
+    return ", ".join(f"{label} (fold {fold})" for fold, label in named.items())
 
 
 def _times_fewer(control: RowReport | None, teacher: RowReport | None) -> float | None:

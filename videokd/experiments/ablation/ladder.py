@@ -14,7 +14,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 import videokd
 from videokd.config import Config, did_you_mean, load_config
-from videokd.data.synthetic import PRESETS, preset_config
+from videokd.data.synthetic import PRESETS, SyntheticConfig, preset_config
 from videokd.errors import ConfigError
 
 Kind = Literal["start", "teacher", "cache", "control", "placebo", "distilled"]
@@ -55,9 +55,16 @@ class SyntheticData(Config):
     @property
     def identity(self) -> JsonValue:
         """All that decides what the videos are."""
-        return preset_config(self.preset, seed=self.seed, settings=self.settings).model_dump(
-            mode="json"
-        )
+        return self._config.model_dump(mode="json")
+
+    @property
+    def shares_scenes(self) -> bool:
+        """Whether the n-th video of every class shows the n-th scene: they are no separate ones."""
+        return self._config.scenes_in_all_classes
+
+    @property
+    def _config(self) -> SyntheticConfig:
+        return preset_config(self.preset, seed=self.seed, settings=self.settings)
 
 
 class PeopleData(Config):
@@ -167,6 +174,8 @@ class Goals(Config):
     """The teacher's over the student's, at least."""
     gain_points: float
     """Of the recipe that validation shows best over the best control, with an interval above 0."""
+    gain_in: tuple[str, ...] = Field(min_length=1)
+    """The groups in which this is asked."""
 
 
 class Quick(Config):
@@ -242,6 +251,8 @@ class Study(Config):
         _check_known(self.teacher, self.rows, "teacher")
         if self.goals is not None:
             _check_known(self.goals.control, self.rows, "goals.control")
+            for name in self.goals.gain_in:
+                _check_known(name, self.groups, "goals.gain_in")
         for name in self.quick.rows:
             _check_known(name, self.rows, "quick.rows")
         return self

@@ -17,7 +17,7 @@ from videokd.experiments.ablation.evidence import (
     StudyReport,
     report_study,
 )
-from videokd.experiments.ablation.goals import outcomes
+from videokd.experiments.ablation.goals import names_by_fold, outcomes
 from videokd.experiments.ablation.ladder import Goals
 from videokd.experiments.ablation.picture import draw_gains
 from videokd.experiments.ablation.plan import Plan
@@ -45,11 +45,13 @@ _OBVIOUS = ("objective.terms.", "train.optim.", "train.", "data.augment.mix.")
 
 _LEGEND = """\
 `points over`: top-1 minus that of the group's best control, which validation chose (or of the row \
-that is named). Intervals: 95 %, paired bootstrap over {unit}seeds and videos. `p (Holm)`: \
-two-sided, corrected for all placebos and distilled rows of its table; controls are not \
-corrected for. `detectable`: the smallest difference that such a comparison finds in four of \
-five cases. (P): a placebo. Minutes are of one run; shuffled, reversed and frozen are the top-1 \
-lost when the frames are."""
+that is named). Intervals: 95 %, paired bootstrap over {unit}seeds and videos, not widened for the \
+number of rows. `p (Holm)`: two-sided, corrected for all placebos and distilled rows of its table, \
+those too that are not run yet or came to no number; controls are not corrected for. `detectable`: \
+the smallest difference that such a comparison finds in four of five cases, at the level of the \
+correction's first step (of controls: at 5 %). (P): a placebo. Minutes are of one run; `same class \
+as the teacher`: as the one that taught it, of others as the study's; shuffled, reversed and \
+frozen are the top-1 lost when the frames are."""
 
 
 def write_report(plan: Plan, results: Results, *, quick: bool) -> dict[str, Any]:
@@ -83,6 +85,7 @@ def study_text(report: StudyReport, goals: Goals | None, picture: Path | None) -
         lines = [f"## {report.title}", "", "No run has been finished yet.", ""]
         return "\n".join([*lines, *_stale_lines(report)])
     unit = f"{report.num_people} people, then " if report.num_people else ""
+    unit = f"{report.num_scenes} scenes, then " if report.num_scenes else unit
     tested = f"{report.num_videos} test videos"
     if report.num_people:
         tested += f" of {report.num_people} people"
@@ -122,12 +125,15 @@ def study_document(report: StudyReport) -> dict[str, Any]:
         "title": report.title,
         "num_videos": report.num_videos,
         "num_people": report.num_people,
+        "num_scenes": report.num_scenes,
         "teacher": None if report.teacher is None else row(report.teacher),
         "groups": [
             {
                 "name": group.name,
                 "title": group.title,
                 "best_control": group.best_control,
+                "best_recipe": group.best_recipe,
+                "recipe_test": None if group.recipe_test is None else group.recipe_test.to_dict(),
                 "rows": [row(one) for one in group.rows],
             }
             for group in report.groups
@@ -163,18 +169,13 @@ def _size(row: RowReport) -> str:
 
 
 def _group_lines(group: GroupReport) -> list[str]:
-    best = sorted(set(group.best_control.values()))
-    labels = {row.name: row.label for row in (*group.rows, *group.beside)}
-    named = ", ".join(labels.get(name, name) for name in best)
-    if not best:
-        chosen = "The best control is not known yet: some controls have no validation."
-    elif len(best) > 1:
-        by_fold = ", ".join(
-            f"{labels.get(name, name)} (fold {fold})" for fold, name in group.best_control.items()
-        )
-        chosen = f"Best control on validation, for each fold by itself: {by_fold}."
-    else:
+    if group.best_control:
+        named = names_by_fold(group, group.best_control)
         chosen = f"Best control on validation: {named}."
+        lacking = ", ".join(str(seed) for seed in group.control_lacks)
+        chosen += f" It has no number for seed {lacking}: nothing is compared." if lacking else ""
+    else:
+        chosen = "The best control is not known yet: some controls have no validation."
     shown = [row for row in (*group.rows, *group.beside) if row.seeds_pct or row.failed]
     gains = [_gain_cells(row, is_beside=row in group.beside) for row in shown]
     costs = [_cost_cells(row) for row in shown if row.seeds_pct]
@@ -195,7 +196,7 @@ def _placebo_lines(comparisons: Sequence[OverPlacebo]) -> list[str]:
             f"{one.placebo_label} (P)",
             f"{one.test.difference_pct:+z.2f}",
             interval_text(one.test.interval_pct, digits=2),
-            f"{one.adjusted_p:.4f}",
+            _p_value(one.adjusted_p),
             one.test.verdict_at(one.adjusted_p),
         )
         for one in comparisons
@@ -216,7 +217,7 @@ def _gain_cells(row: RowReport, *, is_beside: bool) -> tuple[str, ...]:
         return (*own, "-", "-", "-", "-", "-")
     over = f"{test.difference_pct:+z.2f}"
     over += "" if row.versus == BEST_CONTROL else f" over {row.versus}"
-    p = "-" if row.adjusted_p is None else f"{row.adjusted_p:.4f}"
+    p = "-" if row.adjusted_p is None else _p_value(row.adjusted_p)
     is_judged = row.adjusted_p is not None
     return (
         *own,
@@ -224,12 +225,13 @@ def _gain_cells(row: RowReport, *, is_beside: bool) -> tuple[str, ...]:
         interval_text(test.interval_pct, digits=2),
         p,
         str(row.verdict) if is_judged else "-",
-        _number(test.detectable_pct),
+        _number(row.detectable_pct),
     )
 
 
 def _cost_cells(row: RowReport) -> tuple[str, ...]:
-    total = None if row.train_minutes is None else row.train_minutes + row.read_minutes
+    spent, read = row.train_minutes, row.read_minutes
+    total = None if spent is None or read is None else spent + read
     lost: tuple[str, ...] = ("-", "-", "-")
     if row.probe is not None:
         normal = row.probe["normal"]
@@ -259,6 +261,10 @@ def _short(path: str) -> str:
     for start in _OBVIOUS:
         bare = bare.removeprefix(start)
     return f"{fold}{colon}{bare}"
+
+
+def _p_value(p: float) -> str:
+    return "<0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
 def _number(value: float | None, *, digits: int = 2) -> str:
