@@ -99,26 +99,32 @@ def _train(config: RunConfig, trainer: Trainer, *, insist: bool, quiet: bool) ->
     if not already_done:
         try:
             _check_teachers(trainer, insist=insist, quiet=quiet)
+            _fit(config, trainer, quiet=quiet)
         except UserError:
             if fabric.is_global_zero and not (run_dir / LAST).exists():
-                # Nothing was trained: the folder is free for the recipe with a better teacher.
+                # Nothing was kept: the folder is free for the recipe that is mended.
                 (run_dir / RECIPE).unlink(missing_ok=True)
             raise
-        sinks = _sinks(config, from_step=trainer.state.step) if fabric.is_global_zero else []
-        if fabric.is_global_zero:
-            _report_taps(trainer, run_dir, quiet=quiet)
-        try:
-            with show_progress(f"train {run_dir.name}", quiet=quiet) as report:
-                trainer.fit(sinks, on_progress=report)
-        finally:
-            for sink in sinks:
-                sink.close()
     if fabric.is_global_zero and not (already_done and (run_dir / STUDENT).is_file()):
         write_student(load_trained(run_dir), run_dir / STUDENT)
     state = trainer.state
     return TrainOutcome(
         run_dir, state.step, state.seconds, state.best, len(state.unreadable), already_done
     )
+
+
+def _fit(config: RunConfig, trainer: Trainer, *, quiet: bool) -> None:
+    run_dir = config.output_dir
+    sinks = []
+    if trainer.fabric.is_global_zero:
+        sinks = _sinks(config, from_step=trainer.state.step)
+        _report_taps(trainer, run_dir, quiet=quiet)
+    try:
+        with show_progress(f"train {run_dir.name}", quiet=quiet) as report:
+            trainer.fit(sinks, on_progress=report)
+    finally:
+        for sink in sinks:
+            sink.close()
 
 
 def _check_teachers(trainer: Trainer, *, insist: bool, quiet: bool) -> None:

@@ -389,3 +389,7 @@ def test_pairs_from_deep_to_shallow_are_refused():
     )
     with pytest.raises(ConfigError, match=message):
         review_of(CLIPS, tuple(reversed(PAIRS)))
+    crossed = (PAIRS[0], TapPair(student_tap="smid", teacher_tap="thigh"),
+               TapPair(student_tap="shigh", teacher_tap="tmid"))  # fmt: skip
+    with pytest.raises(ConfigError, match=r"'tmid' has 25 cells a step and 'thigh' before it 4"):
+        review_of(IMAGES, crossed)

@@ -34,10 +34,11 @@ def schedules(draw: st.DrawFn) -> Schedule:
     start = draw(st.floats(0, 0.9))
     stop = draw(st.floats(start + 0.01, 1))
     decay = draw(st.sampled_from(DECAYS))
+    share = draw(st.just(0) | st.floats(1e-3, 1 if decay == "none" else 0.99))
     return Schedule(
         start=start,
         stop=stop,
-        warmup=draw(st.floats(0, 1)) * (stop - start),
+        warmup=share * (stop - start),
         decay=decay,
         final_fraction=0 if decay == "none" else draw(st.floats(0, 1)),
     )

@@ -99,7 +99,25 @@ def test_a_teacher_is_needed_by_active_terms_only(text, needed):
         ),
         ("a: {kind: temporal_attention, source: weights, tau: 0}", "tau: .*greater than 0"),
         ("total: {kind: cross_entropy}", "'total' cannot name a term"),
+        ("step: {kind: cross_entropy}", "'step' cannot name a term"),
         ("a.b: {kind: cross_entropy}", r"'a\.b' cannot name a term"),
+        ("a: {kind: dkd, alpha: 0, beta: 0}", r"terms\.a: alpha and beta are both 0"),
+        ("a: {kind: dist, beta: 0, gamma: 0}", r"terms\.a: beta and gamma are both 0"),
+        (
+            "a: {kind: token_relation, student_tap: s, teacher_tap: t, margin: 2}",
+            "margin: .*less than 2",
+        ),
+        (
+            "a: {kind: soft_targets, schedule: {warmup: 1, decay: cosine}}",
+            "decay cosine begins where the warmup of 1 ends, and that is stop 1",
+        ),
+        *(
+            (
+                f"{{a: {{kind: binary_cross_entropy}}, b: {{kind: {kind}}}}}",
+                f"takes each class by itself and {kind} one class of all; .*binary_soft_targets",
+            )
+            for kind in ("cross_entropy", "soft_targets", "hard_targets", "dkd", "dist")
+        ),
     ],
 )
 def test_settings_that_cannot_be_right_are_refused(text, message):

@@ -160,6 +160,29 @@ def test_a_student_is_distilled_from_it(several: Path, teacher: Path, tmp_path: 
     assert 0 < curves["val_mean_average_precision_pct"] <= 100
 
 
+@pytest.mark.parametrize("taught", ["several labels", "one label"])
+def test_a_teacher_of_the_other_kind_of_labels_has_no_logits_to_give(
+    tiny_index: Index, tiny_teacher: Path, several: Path, teacher: Path, tmp_path: Path, taught: str
+) -> None:
+    if taught == "one label":
+        index, its_teacher = several, tiny_teacher
+        terms = {**BINARY["terms"], "soft": {"kind": "binary_soft_targets"}}
+    else:
+        index, its_teacher = tiny_index.path, teacher
+        terms = {"labels": {"kind": "cross_entropy"}, "soft": {"kind": "soft_targets"}}
+    out = tmp_path / "student"
+
+    config = as_config(student_recipe(index, out, its_teacher, objective={"terms": terms}))
+    message = rf"was trained for {taught} a video .* say nothing to objective\.terms\.soft"
+    with pytest.raises(UserError, match=message) as error:
+        train(config, device="cpu", insist=True, quiet=True)
+    assert "\n" not in str(error.value)
+
+    terms["soft"] = {"kind": "hint", "student_tap": "stage3", "teacher_tap": "res3"}
+    config = as_config(student_recipe(index, out, its_teacher, objective={"terms": terms}))
+    train(config, device="cpu", insist=True, quiet=True)  # its features are as good
+
+
 def test_the_command_line_says_it(several: Path, tmp_path: Path) -> None:
     from videokd.config import dump_yaml
 

@@ -92,8 +92,29 @@ def test_what_was_said_last_is_kept_and_brought_back() -> None:
     assert told(later, batch_of([0, 1], first=3), 1).tolist() == [FIRST[1], FIRST[2]]
 
 
-def settings(index: Index, out: Path, teacher: Path, placebo: str) -> dict[str, Any]:
-    return kind_recipe(index, out, {"checkpoint": str(teacher), "placebo": placebo})
+def settings(index: Index | Path, out: Path, teacher: Path, placebo: str | None) -> dict[str, Any]:
+    """A student's recipe; of whole clips and with logit terms alone where these are shuffled."""
+    found = kind_recipe(index, out, {"checkpoint": str(teacher), "placebo": placebo})
+    if placebo != "random_weights":
+        found["objective"]["terms"]["hint"]["weight"] = 0
+        del found["data"]["augment"]["mix"]
+    return found
+
+
+def test_shuffled_words_leave_nothing_of_the_teacher_to_learn_from(tmp_path: Path) -> None:
+    """With its taps, a placebo would be the teacher itself."""
+    good = settings(tmp_path / "v.csv", tmp_path, tmp_path / "teacher", "shuffled_within_class")
+    as_config(good)
+    for weight in (0, 1):
+        relations = {"kind": "rkd_distance", "source": "logits", "weight": weight}
+        good["objective"]["terms"]["far"] = relations
+        as_config(good)
+    hint = good["objective"]["terms"]["hint"]
+    with pytest.raises(ConfigError, match="the term 'hint' goes by taps, which stay the teacher's"):
+        as_config({**good, "objective": {"terms": {"hint": {**hint, "weight": 1}}}})
+    mixed = {**good["data"], "augment": {**good["data"]["augment"], "mix": {"mixup_alpha": 0.4}}}
+    with pytest.raises(ConfigError, match=r"data.augment.mix makes clips of two"):
+        as_config({**good, "data": mixed})
 
 
 def test_a_run_with_shuffled_words_resumes_bit_for_bit(
@@ -101,7 +122,7 @@ def test_a_run_with_shuffled_words_resumes_bit_for_bit(
 ) -> None:
     """Cut in the second epoch, when the first clips of all classes have been seen."""
     whole = run(settings(tiny_index, tmp_path / "whole", tiny_teacher, "shuffled_within_class"))
-    true = run(kind_recipe(tiny_index, tmp_path / "true", {"checkpoint": str(tiny_teacher)}))
+    true = run(settings(tiny_index, tmp_path / "true", tiny_teacher, None))
     cut = settings(tiny_index, tmp_path / "cut", tiny_teacher, "shuffled_within_class")
     with pytest.MonkeyPatch.context() as patch:
         stop_after(patch, 4)

@@ -13,6 +13,8 @@ from videokd.checkpoint import load_checkpoint
 from videokd.data.index import Index
 from videokd.engine.teaching import OnlineTeacher
 from videokd.engine.train import Trainer
+from videokd.errors import ConfigError
+from videokd.recipe import build, create_fabric
 from videokd.runs import train
 from videokd.tracking import read_metrics
 from videokd.types import ClipBatch, ModelOutput
@@ -126,6 +128,19 @@ def test_a_distilled_run_says_what_it_compares(
     assert lines[4].startswith("  teacher  res2    ")
     assert "8 steps, 0." in lines[4]
     assert "read at 4 moments" in lines[4]
+
+
+def test_a_schedule_between_two_steps_is_refused(
+    tiny_index: Index, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    """Six steps, at 0, 1/6, 2/6 and so on of the training."""
+    settings = scheduled(tiny_index, tmp_path / "run", tiny_teacher)
+    hint = settings["objective"]["terms"]["hint"]
+    hint["schedule"] = {"start": 0.34, "stop": 0.49}
+    with pytest.raises(ConfigError, match=r"terms\.hint\.schedule: none of the 6 steps lies in it"):
+        build(as_config(settings), create_fabric("cpu"))
+    hint["schedule"] = {"start": 0.34, "stop": 0.51}
+    build(as_config(settings), create_fabric("cpu"))
 
 
 def test_plain_training_has_no_taps_to_report(tiny_index: Index, tmp_path: Path) -> None:

@@ -345,10 +345,17 @@ def answered(num_lost: int, num_won: int) -> PairedTest:
     ],
 )
 def test_a_sentence_is_said_where_the_interval_is_clear(condition, lost, won, words) -> None:
-    assert sentence(condition, answered(lost, won)).startswith(words)
+    is_same = lost == won == 0
+    assert sentence(condition, answered(lost, won), is_same_answer=is_same).startswith(words)
 
 
 def test_few_videos_say_little() -> None:
     """Not one of twelve is answered otherwise: still up to a fifth of all videos might be."""
     same = np.array([True] * 6 + [False] * 6)
-    assert sentence("frozen", paired_test(same, same)).endswith("(at most 22.1 points)")
+    test = paired_test(same, same)
+    said = sentence("frozen", test, is_same_answer=True)
+    assert said == "no motion is used: frozen costs nothing (at most 22.1 points)"
+    other = sentence("frozen", test, is_same_answer=False)
+    assert other.startswith("not to be told: "), "right and wrong as before, by other answers"
+    two = paired_test(same[-2:], same[-2:])
+    assert sentence("frozen", two, is_same_answer=True).startswith("not to be told: ")

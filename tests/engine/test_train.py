@@ -355,6 +355,35 @@ def test_a_loss_that_is_no_number_stops_the_run(tiny_index: Index, tmp_path: Pat
     settings["train"]["optim"] = {"kind": "sgd", "lr": 1e30}
     with pytest.raises(UserError, match=r"the loss is no number at step \d \(.*lower train"):
         run(settings)
+    # What it advises is taken in the same folder, and is the run that it would have been.
+    settings["train"]["optim"]["lr"] = 1e-3
+    run(settings)
+    run(settings | {"output_dir": str(tmp_path / "other")})
+    mended, fresh = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("run", "other"))
+    curves = ("step", "total", "labels")
+    assert [[row.get(one) for one in curves] for row in mended] == [
+        [row.get(one) for one in curves] for row in fresh
+    ]
+
+
+def test_terms_between_clips_want_as_many_at_a_time(tiny_index: Index, tmp_path: Path) -> None:
+    """With fewer they would be constant, and nobody would be told."""
+    settings = student_recipe(tiny_index, tmp_path / "run", tmp_path / "teacher")
+    for term, enough in (
+        ({"kind": "rkd_distance"}, 3),
+        ({"kind": "rkd_angle"}, 3),
+        ({"kind": "similarity_preserving", "student_tap": "s", "teacher_tap": "t"}, 2),
+        ({"kind": "dist", "beta": 0}, 2),
+        ({"kind": "dist"}, 1),
+    ):
+        settings["objective"]["terms"]["far"] = term
+        settings["train"] |= {"batch_size": 2 * enough, "accumulate": 2}
+        as_config(settings)
+        if enough > 1:
+            settings["train"] |= {"batch_size": 2 * enough - 2}
+            message = rf"terms\.far: .* at least {enough} clips .* in 2 parts has {enough - 1}"
+            with pytest.raises(ConfigError, match=message):
+                as_config(settings)
 
 
 @pytest.mark.parametrize("clip", [None, 1.0])

@@ -20,6 +20,8 @@ from videokd.recipe import Device, Trained
 
 NOTHING_PCT = 1.0
 """Points: a cost of which the whole interval is smaller counts as none."""
+TOO_FEW_PCT = 25.0
+"""Points: where more could hide behind answers that are all the same, there are too few videos."""
 
 _WORDS = {
     "shuffled": ("order matters", "no order is used"),
@@ -61,11 +63,12 @@ def probe_time(
         )
     measured = {name: job.measured(of_order) for name, of_order in scores.items()}
     normal = measured[NORMAL][1]
-    tests = {
-        name: _against_normal(predictions, normal)
-        for name, (_, predictions) in measured.items()
-        if name != NORMAL
-    }
+    others = {name: seen for name, (_, seen) in measured.items() if name != NORMAL}
+    tests = {name: _against_normal(predictions, normal) for name, predictions in others.items()}
+    said = [
+        sentence(name, test, is_same_answer=others[name].predicted == normal.predicted)
+        for name, test in tests.items()
+    ]
     document = {
         **job.stamp("--probe", "time"),
         "num_videos": len(normal.paths),
@@ -78,30 +81,35 @@ def probe_time(
             }
             for name, (metrics, predictions) in measured.items()
         },
-        "verdict": [sentence(name, test) for name, test in tests.items()],
+        "verdict": said,
     }
     _keep(job, document)
     return document
 
 
-def sentence(condition: str, test: PairedTest) -> str:
+def sentence(condition: str, test: PairedTest, *, is_same_answer: bool) -> str:
     """What a difference from the normal order says, in plain words.
 
     Something is said of the network only where the interval is clear of zero; or, that there is no
-    cost, where all of it is smaller than a point or no video is answered otherwise. With so few
-    videos that the latter says little, "at most" says so: it is not below the 95 % bound of a share
-    that was seen in none of M videos (the "rule of three").
+    cost, where all of it is smaller than a point or every video is put in the same class as before.
+    "At most" is then not below the 95 % bound of a share that was seen in none of M videos (the
+    "rule of three"); of so few videos that it is above `TOO_FEW_PCT`, nothing is said.
+
+    Args:
+        condition: `shuffled`, `reversed` or `frozen`.
+        test: its accuracy against the normal order's.
+        is_same_answer: whether each video's first class is the same as in the normal order.
     """
     matters, does_not = _WORDS[condition]
     low, high = test.interval_pct
-    is_equal = test.num_only_a == test.num_only_b == 0
     at_most_pct = max(-low, high, 100 * (1 - 0.05 ** (1 / test.num_videos)))
     points = f"{test.difference_pct:+z.1f} points {condition}"
     if test.verdict == "loss":
         return f"{matters}: {points}"
     if test.verdict == "gain":
         return f"better without its order: {points}; look at what the network is shown"
-    if is_equal or (test.verdict == "noise" and at_most_pct < NOTHING_PCT):
+    nothing_pct = TOO_FEW_PCT if is_same_answer else NOTHING_PCT
+    if test.verdict == "noise" and at_most_pct < nothing_pct:
         return f"{does_not}: {condition} costs nothing (at most {at_most_pct:.1f} points)"
     return f"not to be told: {test.text()} ({condition})"
 

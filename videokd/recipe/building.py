@@ -9,6 +9,7 @@ from videokd.data.index import Index, read_index
 from videokd.data.loading import DataConfig, EvalLoader, TrainLoader
 from videokd.data.sampling.protocols import EvalProtocol
 from videokd.distill.objective import Networks, Objective
+from videokd.distill.terms import ObjectiveConfig
 from videokd.engine.evaluate import EvalConfig, score_videos
 from videokd.engine.learner import Learner
 from videokd.engine.settings import TrainConfig
@@ -90,7 +91,7 @@ def build(
         teacher.teaching.keep_taps(config.objective.teacher_taps)
     loader = train_loader(config, index, teacher, fabric)
     _say_unlabelled(config, loader, say)
-    return Trainer(
+    trainer = Trainer(
         fabric=fabric,
         learner=learner,
         peer=peer,
@@ -109,6 +110,18 @@ def build(
         max_unreadable_pct=config.data.max_unreadable_pct,
         validate=_validation(config, index, fabric),
     )
+    _check_schedules(config.objective, trainer.total_steps)
+    return trainer
+
+
+def _check_schedules(objective: ObjectiveConfig, num_steps: int) -> None:
+    """In a short training a term may be meant for a moment at which no step is made."""
+    for name, term in objective.active_terms.items():
+        if num_steps and not any(term.weight_at(step / num_steps) for step in range(num_steps)):
+            raise ConfigError(
+                f"objective.terms.{name}.schedule: none of the {num_steps} steps lies in it, so "
+                "the term would never be on; make it longer, or give the term weight 0"
+            )
 
 
 def _create_learner(

@@ -15,6 +15,7 @@ from videokd.engine.settings import TrainConfig
 from videokd.first_weights import InitConfig
 from videokd.models.zoo import ModelConfig
 from videokd.recipe.teachers import (
+    CheckpointTeacher,
     EmaTeacherConfig,
     PeerTeacher,
     SeveralTeachers,
@@ -85,6 +86,41 @@ class RunConfig(Config):
                 "teacher.init gives the peer the student's own first weights, and two equal "
                 "networks teach each other nothing; give it others, or set replace_head"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _placebo_takes_all_away(self) -> RunConfig:
+        """A placebo that leaves what the student learns from is the teacher itself."""
+        if not (
+            isinstance(self.teacher, CheckpointTeacher)
+            and self.teacher.placebo == "shuffled_within_class"
+        ):
+            return self
+        for name, term in self.objective.active_terms.items():
+            if term.needs_teacher and not term.reads_logits:
+                raise ValueError(
+                    "teacher.placebo shuffled_within_class gives each clip the logits of another "
+                    f"clip, and the term {name!r} goes by {term.reads}, which stay the teacher's; "
+                    "give it weight 0, or take placebo random_weights"
+                )
+        if self.data.augment.mix.is_on:
+            raise ValueError(
+                "teacher.placebo shuffled_within_class is for clips of one class, and "
+                "data.augment.mix makes clips of two; remove it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _enough_clips_are_compared(self) -> RunConfig:
+        num_clips = self.train.batch_size // self.train.accumulate
+        for name, term in self.objective.active_terms.items():
+            if num_clips < term.min_clips:
+                raise ValueError(
+                    f"objective.terms.{name}: {term.kind} compares at least {term.min_clips} clips "
+                    f"with each other, and train.batch_size {self.train.batch_size} in "
+                    f"{self.train.accumulate} part{'s' * (self.train.accumulate > 1)} has "
+                    f"{num_clips} at a time; raise it"
+                )
         return self
 
     @model_validator(mode="after")

@@ -137,6 +137,7 @@ def _one(
             f"{trained.path}: the teacher knows {_some(trained.classes)}, but {config.data.index} "
             f"has {_some(index.classes)}; a teacher of the same classes in the same order is needed"
         )
+    _check_kind_of_labels(trained, config)
     # Its clips of a video are put together, one after the other in time.
     num_clips = view.num_clips if isinstance(view, WholeVideo) else 1
     shapes = trained.model.tap_shapes
@@ -153,6 +154,21 @@ def _one(
         attends=trained.model.attention is not None,
         inputs={rendering: TeacherInput(trained.model.spec, view)},
         identity=file_digest(trained.path),
+    )
+
+
+def _check_kind_of_labels(trained: Trained, config: RunConfig) -> None:
+    """Logits of a softmax say nothing a class at a time, and the other way round."""
+    objective, theirs = config.objective, trained.config.objective
+    name = next((name for name, term in objective.active_terms.items() if term.reads_logits), None)
+    if name is None or theirs.is_multi_label == objective.is_multi_label:
+        return
+    one, several = "one label a video", "several labels a video"
+    taught, wanted = (several, one) if theirs.is_multi_label else (one, several)
+    raise UserError(
+        f"{trained.path}: the teacher was trained for {taught} and this recipe is for {wanted}, so "
+        f"its logits say nothing to objective.terms.{name}; give the term weight 0 and learn from "
+        "features, or train such a teacher"
     )
 
 

@@ -48,7 +48,7 @@ def hint(student: TapOutput, teacher: TapOutput, *, projection: Map) -> torch.Te
 
     The paper has half the sum of squares; the mean is what later code has, and its weight of 100
     with it. The teacher is read at the student's seconds; the finer grid is pooled to the coarser
-    one before the projection (both are linear in space, so the order only saves work).
+    one before the projection, which saves work; a batch norm in it sees the pooled cells.
 
     Args:
         student: features [N, C_s, t_s, h_s, w_s].

@@ -20,7 +20,7 @@ from videokd.distill.projections import (
     draw_weights,
     pool_in_space,
 )
-from videokd.distill.terms.base import WeightedTerm
+from videokd.distill.terms.base import TapPair, WeightedTerm
 from videokd.distill.terms.features import ReviewTerm
 from videokd.errors import ConfigError
 from videokd.types import TapOutput
@@ -168,16 +168,21 @@ class Review(TermLoss[ReviewTerm]):
         return total
 
     def _check_order(self) -> None:
-        for shallow, deep in pairwise(pair.student_tap for pair in self.term.pairs):
-            few, many = (
-                self.networks.student_taps[tap].h * self.networks.student_taps[tap].w
-                for tap in (shallow, deep)
+        for shallow, deep in pairwise(self.term.pairs):
+            of_sides = zip(
+                _names(shallow), _names(deep), self.shapes(shallow), self.shapes(deep), strict=True
             )
-            if many > few:
-                raise ConfigError(
-                    f"{self.where}.pairs: {deep!r} has {many} cells a step and {shallow!r} before "
-                    f"it {few}; list the pairs from shallow to deep"
-                )
+            for before, name, larger, smaller in of_sides:
+                few, many = (shape.h * shape.w for shape in (larger, smaller))
+                if many > few:
+                    raise ConfigError(
+                        f"{self.where}.pairs: {name!r} has {many} cells a step and {before!r} "
+                        f"before it {few}; list the pairs from shallow to deep"
+                    )
+
+
+def _names(pair: TapPair) -> tuple[str, str]:
+    return pair.student_tap, pair.teacher_tap
 
 
 LOSSES: dict[type[WeightedTerm], type[TermLoss[Any]]] = {ReviewTerm: Review}

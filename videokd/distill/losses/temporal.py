@@ -168,7 +168,8 @@ def temporal_difference(
         descriptor: what changes: `cells`, on the coarser grid of the two; `pooled`, their mean.
 
     Returns:
-        [N], in [0, 4]: twice one minus the cosine of the two sides' changes.
+        [N], in [0, 4]: twice one minus the cosine of the two sides' changes; at most 1, without a
+        gradient, for a clip in which the teacher sees none.
     """
     given, wanted = (
         _change_per_second(features, student.step_seconds)

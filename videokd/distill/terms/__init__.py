@@ -104,8 +104,11 @@ __all__ = [
 ]
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_OTHER_CURVES = ("total", "loss", "lr", "epoch", "grad_norm")
+_OTHER_CURVES = ("step", "total", "loss", "lr", "epoch", "grad_norm")
 _OTHER_CURVES_BEGIN = ("val_", "weight_", "peer_")
+
+_OF_ONE_LABEL = {"cross_entropy", "soft_targets", "hard_targets", "dkd", "dist"}
+"""Kinds that take classes as the only answers to one question, through a softmax."""
 
 Term = Annotated[LogitTerm | FeatureTerm | TemporalTerm | RelationTerm, Field(discriminator="kind")]
 
@@ -130,11 +133,11 @@ class ObjectiveConfig(Config):
         if not active:
             raise ValueError("every term has weight 0, so there is nothing to learn from")
         kinds = {term.kind for term in active}
-        of_one_label = sorted(kinds & {"cross_entropy", "dkd"})
+        of_one_label = sorted(kinds & _OF_ONE_LABEL)
         if "binary_cross_entropy" in kinds and of_one_label:
             raise ValueError(
                 f"binary_cross_entropy takes each class by itself and {of_one_label[0]} one class "
-                "of all; keep one of them"
+                "of all; keep one of them; of a teacher, binary_soft_targets takes each by itself"
             )
         if (gap := _gap(active)) is not None:
             raise ValueError(

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from videokd.config import Config
 from videokd.distill.terms.schedule import Schedule
+
+Reads = Literal["nothing", "probabilities", "logits", "pooled", "attention", "taps"]
+"""What of the teacher's output a term goes by. `probabilities` are those of the softmax over
+classes, for which a teacher's largest logits will do; `logits` stands for what goes by their
+spread, by each class alone or by all but the label's."""
 
 
 class TapPair(Config):
@@ -32,9 +39,24 @@ class WeightedTerm(Config):
         return self.weight * (1.0 if self.schedule is None else self.schedule.factor_at(progress))
 
     @property
+    def reads(self) -> Reads:
+        """What of the teacher's output the term goes by."""
+        raise NotImplementedError
+
+    @property
     def needs_teacher(self) -> bool:
         """Whether the term compares with a teacher."""
-        return True
+        return self.reads != "nothing"
+
+    @property
+    def reads_logits(self) -> bool:
+        """Whether it goes by what the teacher says of classes."""
+        return self.reads in ("probabilities", "logits")
+
+    @property
+    def min_clips(self) -> int:
+        """Clips that it compares with each other; with fewer it is constant."""
+        return 1
 
     @property
     def tap_pairs(self) -> tuple[TapPair, ...]:

@@ -6,10 +6,19 @@ from typing import Literal
 
 from pydantic import Field
 
-from videokd.distill.terms.base import TapPair, WeightedTerm
+from videokd.distill.terms.base import Reads, TapPair, WeightedTerm
 
 
-class OnePairTerm(WeightedTerm):
+class TapTerm(WeightedTerm):
+    """What a term between taps has."""
+
+    @property
+    def reads(self) -> Reads:
+        """The taps of its pairs."""
+        return "taps"
+
+
+class OnePairTerm(TapTerm):
     """What a term between one tap of each side has."""
 
     student_tap: str
@@ -35,7 +44,7 @@ class HintTerm(OnePairTerm):
     run on several processes is not the same as one process with the same global batch."""
 
 
-class AttentionTransferTerm(WeightedTerm):
+class AttentionTransferTerm(TapTerm):
     """Squared difference of normalised activation maps, mean over the pairs of taps (AT, p = 2).
 
     Published weight: 1000, for the sum over pairs.
@@ -63,6 +72,11 @@ class SimilarityPreservingTerm(OnePairTerm):
 
     kind: Literal["similarity_preserving"] = "similarity_preserving"
 
+    @property
+    def min_clips(self) -> int:
+        """A clip is always like itself."""
+        return 2
+
 
 class ChannelWiseTerm(OnePairTerm):
     """KL, a channel at a time, between the softmaxes over positions, times temperature^2 (CWD).
@@ -78,7 +92,7 @@ class ChannelWiseTerm(OnePairTerm):
     the paper on images); `space_time`, all cells of all steps (where and when)."""
 
 
-class ReviewTerm(WeightedTerm):
+class ReviewTerm(TapTerm):
     """The student's levels, each fused with the deeper ones, against the teacher's (ReviewKD).
 
     Published weight: 0.6 to 8, with a linear warm-up of 20 epochs of 240: see `schedule`.
@@ -101,6 +115,11 @@ class PooledMseTerm(WeightedTerm):
     """
 
     kind: Literal["pooled_mse"] = "pooled_mse"
+
+    @property
+    def reads(self) -> Reads:
+        """What the classifier sees."""
+        return "pooled"
 
 
 FeatureTerm = (

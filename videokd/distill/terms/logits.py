@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from videokd.distill.terms.base import WeightedTerm
+from videokd.distill.terms.base import Reads, WeightedTerm
 
 
 class CrossEntropyTerm(WeightedTerm):
@@ -17,9 +17,9 @@ class CrossEntropyTerm(WeightedTerm):
     """Share of each target that is spread evenly over all K classes."""
 
     @property
-    def needs_teacher(self) -> bool:
+    def reads(self) -> Reads:
         """Labels come from the index."""
-        return False
+        return "nothing"
 
 
 class SoftTargetsTerm(WeightedTerm):
@@ -36,11 +36,21 @@ class SoftTargetsTerm(WeightedTerm):
     """Both sides' logits are brought to zero mean and unit spread first, a clip at a time, so that
     the student need not reach the teacher's range. A temperature of 2 to 3 suits."""
 
+    @property
+    def reads(self) -> Reads:
+        """The spread of logits, where they are brought to a common one."""
+        return "logits" if self.standardise else "probabilities"
+
 
 class HardTargetsTerm(WeightedTerm):
     """Cross entropy with the class that the teacher ranks first."""
 
     kind: Literal["hard_targets"] = "hard_targets"
+
+    @property
+    def reads(self) -> Reads:
+        """The first class."""
+        return "probabilities"
 
 
 class DecoupledTerm(WeightedTerm):
@@ -60,6 +70,17 @@ class DecoupledTerm(WeightedTerm):
     standardise: bool = False
     """As for `soft_targets`."""
 
+    @model_validator(mode="after")
+    def _a_part_counts(self) -> DecoupledTerm:
+        if self.alpha == self.beta == 0:
+            raise ValueError("alpha and beta are both 0, so nothing is left of the term; raise one")
+        return self
+
+    @property
+    def reads(self) -> Reads:
+        """All but the label's, by themselves."""
+        return "logits"
+
 
 class DistTerm(WeightedTerm):
     """DIST: one minus the correlation with the teacher's class probabilities, in two directions."""
@@ -74,6 +95,22 @@ class DistTerm(WeightedTerm):
     standardise: bool = False
     """As for `soft_targets`."""
 
+    @model_validator(mode="after")
+    def _a_part_counts(self) -> DistTerm:
+        if self.beta == self.gamma == 0:
+            raise ValueError("beta and gamma are both 0, so nothing is left of the term; raise one")
+        return self
+
+    @property
+    def reads(self) -> Reads:
+        """Each class over the clips."""
+        return "logits"
+
+    @property
+    def min_clips(self) -> int:
+        """The part over clips, where it is alone, correlates two or more."""
+        return 1 if self.beta > 0 else 2
+
 
 class BinaryCrossEntropyTerm(WeightedTerm):
     """Cross entropy of a yes or no a class, for videos with several labels; mean over classes.
@@ -85,9 +122,9 @@ class BinaryCrossEntropyTerm(WeightedTerm):
     kind: Literal["binary_cross_entropy"] = "binary_cross_entropy"
 
     @property
-    def needs_teacher(self) -> bool:
+    def reads(self) -> Reads:
         """Labels come from the index."""
-        return False
+        return "nothing"
 
 
 class BinarySoftTargetsTerm(WeightedTerm):
@@ -97,6 +134,11 @@ class BinarySoftTargetsTerm(WeightedTerm):
     kind: Literal["binary_soft_targets"] = "binary_soft_targets"
     temperature: float = Field(default=1.0, gt=0)
     """Divides both sides' logits before the sigmoid."""
+
+    @property
+    def reads(self) -> Reads:
+        """Each class alone."""
+        return "logits"
 
 
 LogitTerm = (

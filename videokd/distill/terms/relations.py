@@ -6,12 +6,17 @@ from typing import Literal
 
 from pydantic import Field
 
-from videokd.distill.terms.base import WeightedTerm
+from videokd.distill.terms.base import Reads, WeightedTerm
 
 
 class _RelationalTerm(WeightedTerm):
     source: Literal["pooled", "logits"] = "pooled"
     """The points: what the classifier sees, or what it says."""
+
+    @property
+    def reads(self) -> Reads:
+        """The source."""
+        return self.source
 
 
 class RKDDistanceTerm(_RelationalTerm):
@@ -22,6 +27,11 @@ class RKDDistanceTerm(_RelationalTerm):
 
     kind: Literal["rkd_distance"] = "rkd_distance"
 
+    @property
+    def min_clips(self) -> int:
+        """One distance is its own mean."""
+        return 3
+
 
 class RKDAngleTerm(_RelationalTerm):
     """RKD: the angles of the triangles between clips of the global batch.
@@ -30,6 +40,11 @@ class RKDAngleTerm(_RelationalTerm):
     """
 
     kind: Literal["rkd_angle"] = "rkd_angle"
+
+    @property
+    def min_clips(self) -> int:
+        """A triangle."""
+        return 3
 
 
 class CRDTerm(WeightedTerm):
@@ -49,6 +64,11 @@ class CRDTerm(WeightedTerm):
     embedding_dim: int = Field(default=128, ge=1)
     """Size of an embedding. The memory is twice this times the videos, 4 bytes each, on the device
     and in `last.pt`."""
+
+    @property
+    def reads(self) -> Reads:
+        """What the classifier sees."""
+        return "pooled"
 
 
 RelationTerm = RKDDistanceTerm | RKDAngleTerm | CRDTerm

@@ -44,6 +44,11 @@ class Schedule(Config):
                 f"start {self.start:g} plus warmup {self.warmup:g} lies beyond stop "
                 f"{self.stop:g}, so the full weight would never be reached; shorten the warmup"
             )
+        if self.decay != "none" and self.start + self.warmup > self.stop - 1e-9:
+            raise ValueError(
+                f"decay {self.decay} begins where the warmup of {self.warmup:g} ends, and that is "
+                f"stop {self.stop:g}; shorten the warmup, or set decay to none"
+            )
         if self.decay == "none" and self.final_fraction > 0:
             raise ValueError("final_fraction is where a decay ends; set decay to linear or cosine")
         return self
@@ -62,7 +67,7 @@ class Schedule(Config):
         warm = self.start + self.warmup
         if progress < warm:
             return min(1.0, (progress - self.start) / self.warmup)
-        if self.decay == "none" or warm >= self.stop:
+        if self.decay == "none":
             return 1.0
         through = (progress - warm) / (self.stop - warm)
         linear = self.decay == "linear"

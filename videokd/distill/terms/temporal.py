@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from videokd.distill.terms.base import TapPair, WeightedTerm
+from videokd.distill.terms.base import Reads, TapPair, WeightedTerm
 from videokd.distill.terms.features import OnePairTerm
 
 
@@ -34,6 +34,11 @@ class TemporalAttentionTerm(WeightedTerm):
         if self.source == "weights" and taps != (None, None):
             raise ValueError("source 'weights' takes no student_tap and no teacher_tap")
         return self
+
+    @property
+    def reads(self) -> Reads:
+        """A tap, or the weights of a temporal module."""
+        return "taps" if self.source == "map" else "attention"
 
     @property
     def tap_pairs(self) -> tuple[TapPair, ...]:
@@ -74,8 +79,9 @@ class TokenRelationTerm(OnePairTerm):
     pairs: Literal["all", "temporal", "spatial"] = "all"
     """Which pairs of cells: `all`; `temporal`, those of different steps; `spatial`, those of the
     same step."""
-    margin: float = Field(default=0.1, ge=0)
-    """Similarities that differ by less cost nothing: a student need not copy the teacher's."""
+    margin: float = Field(default=0.1, ge=0, lt=2)
+    """Similarities that differ by less cost nothing: a student need not copy the teacher's. They
+    never differ by more than 2."""
     max_side_cells: int = Field(default=7, ge=1)
     """Finer grids are pooled until no side has more cells. Memory goes with the square of cells
     times steps: on 8 steps of 7x7 cells, 0.6 MB for each of a few tensors, a clip and network; on
