@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from videokd.recipe import load_recipe
+from videokd.recipe.teachers import CheckpointTeacher, EmaTeacherConfig, PeerTeacher
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECIPES = sorted(
@@ -27,6 +28,27 @@ def test_recipe_loads(path: Path) -> None:
     config = load_recipe(path)
     assert not config.output_dir.is_absolute()
     assert not config.data.index.is_absolute()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in RECIPES if p.name == "student.yaml" and CONFIGS / "ablation" not in p.parents],
+    ids=lambda p: str(p.relative_to(CONFIGS)),
+)
+def test_a_shipped_student_takes_any_teacher(path: Path) -> None:
+    peer, ema, other = (
+        load_recipe(path, [override]).teacher
+        for override in (
+            "teacher.kind=peer",
+            "teacher={kind: ema, decay: 0.9}",
+            "teacher.checkpoint=runs/other",
+        )
+    )
+    assert peer == PeerTeacher()
+    assert ema == EmaTeacherConfig(decay=0.9)
+    own = load_recipe(path).teacher
+    assert isinstance(own, CheckpointTeacher)
+    assert other == own.model_copy(update={"checkpoint": Path("runs/other")})
 
 
 @pytest.mark.parametrize("folder", ["demo", "utd_mhad5"])

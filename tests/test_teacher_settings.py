@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import yaml
 from tiny_recipes import as_config, recipe, student_recipe
 
-from videokd.config import dump_yaml, read_yaml
+from videokd.config import dump_yaml, parse_overrides, read_yaml
 from videokd.errors import ConfigError
 from videokd.recipe import load_recipe
 from videokd.recipe.teachers import CheckpointTeacher, PeerTeacher
@@ -59,6 +60,101 @@ def test_another_kind_replaces_the_teacher_of_a_base(tmp_path: Path) -> None:
     assert isinstance(load_recipe(tmp_path / "peer.yaml").teacher, PeerTeacher)
 
 
+OVERRIDES = {
+    "ema": ["teacher={kind: ema, decay: 0.9}"],
+    "peer": ["teacher.kind=peer"],
+    "several": ["teacher={kind: several, teachers: {a: {checkpoint: a}, b: {checkpoint: b}}}"],
+    "checkpoint": ["teacher.view.kind=same_span", "teacher.checkpoint=runs/x"],
+}
+
+
+LAID_UNDER = {
+    "checkpoint": {"checkpoint": "t", "view": {"kind": "whole_video"}, "cache": "c"},
+    "several": {"kind": "several", "teachers": TWO, "combine": "confidence", "cache": "c"},
+    "ema": {"kind": "ema", "decay": 0.99},
+    "peer": {"kind": "peer", "model": {"preset": "x3d_s"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("below", "kind"),
+    [(below, kind) for below in LAID_UNDER for kind in OVERRIDES if kind != below],
+)
+def test_another_kind_replaces_the_teacher_also_where_one_is_not_named(
+    below: str, kind: str, tmp_path: Path
+) -> None:
+    """Neither of the two of kind `checkpoint` says so."""
+    base = with_teacher(LAID_UNDER[below])
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(base), encoding="utf-8")
+    other = parse_overrides(OVERRIDES[kind])
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({"base": "base.yaml", **other}))
+    expected = as_config(with_teacher(other["teacher"]))
+    assert load_recipe(tmp_path / "own.yaml") == expected
+    assert load_recipe(tmp_path / "base.yaml", OVERRIDES[kind]) == expected
+    assert load_recipe(tmp_path / "base.yaml", OVERRIDES[kind][::-1]) == expected
+
+
+@pytest.mark.parametrize(
+    ("below", "override"),
+    [
+        ({"kind": "several", "teachers": TWO}, {"combine": "confidence"}),
+        ({"kind": "several", "teachers": TWO}, {"cache": "c"}),
+        ({"kind": "ema", "decay": 0.99}, {"decay": 0.9}),
+        ({"checkpoint": "t", "cache": "c"}, {"checkpoint": "u"}),
+        ({"checkpoint": "t", "cache": "c"}, {"kind": "checkpoint", "cache_reuse": True}),
+    ],
+)
+def test_a_setting_of_the_same_kind_is_laid_over_the_teacher(
+    below: dict[str, Any], override: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump(with_teacher(below)), encoding="utf-8")
+    words = [f"teacher.{key}={value}" for key, value in override.items()]
+    assert load_recipe(path, words) == as_config(with_teacher(below | override))
+
+
+def test_a_terms_kind_and_weight_are_overridden_in_any_order(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump(with_teacher({"checkpoint": "t"})), encoding="utf-8")
+    words = ["objective.terms.soft.weight=0.9", "objective.terms.soft.kind=dkd"]
+    for ordered in (words, words[::-1]):
+        term = load_recipe(path, ordered).objective.terms["soft"]
+        assert (term.kind, term.weight) == ("dkd", 0.9)
+        assert "temperature" not in term.model_fields_set, "that was the recipe's other kind's"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "teacher.checkpoint=[a,b]",
+            r"teacher\.checkpoint: Input should be a path, written as text ",
+        ),
+        (
+            "teacher=runs/teacher",
+            r"teacher: Input should be a mapping such as {checkpoint: \.\.\.} or "
+            r"{kind: \.\.\.}; kinds: checkpoint, several, ema, peer \(given 'runs/teacher'\)$",
+        ),
+        (
+            "teacher.view=same_span",
+            r"teacher\.view: Input should be a mapping such as {kind: same_span} \(given 'same",
+        ),
+        (
+            "objective.terms.h={weight: 2}",
+            r"objective\.terms\.h\.kind: it is missing; allowed: 'cross_entropy', 'soft_targets', ",
+        ),
+    ],
+)
+def test_an_override_of_another_form_is_told_the_form(
+    override: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump(with_teacher({"checkpoint": "t"})), encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"^{re.escape(str(path))}: {message}") as caught:
+        load_recipe(path, [override])
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("teacher", "why"),
     [
@@ -66,7 +162,7 @@ def test_another_kind_replaces_the_teacher_of_a_base(tmp_path: Path) -> None:
         ({"checkpoint": "t", "vieww": 1}, "unknown key 'teacher.vieww'; did you mean 'view'"),
         ({"view": {"kind": "same_span"}}, "teacher.checkpoint: a value is required here"),
         ({"kind": "checkpoint"}, "teacher.checkpoint: a value is required here"),
-        ({"checkpoint": 3}, r"teacher.checkpoint: Input is not a valid path .*given 3"),
+        ({"checkpoint": 3}, r"teacher.checkpoint: Input should be a path, .*given 3"),
         ({"checkpoint": "t", "view": {"kind": "x"}}, "teacher.view.kind: 'x' is not known; allow"),
         ({"kind": "elder"}, "teacher.kind: 'elder' is not known; allowed: 'checkpoint', 'several'"),
         ({"kind": "peer", "cache": "c"}, "kind peer changes with every step, so there is nothing"),
@@ -119,7 +215,7 @@ def test_a_peer_needs_other_first_weights() -> None:
     [
         ({"cache_reuse": True}, r": teacher: cache_reuse is for a cache"),
         ({"cache": "c", "placebo": "random_weights"}, r": teacher: a placebo is not cached"),
-        ({"checkpoint": 3}, r": teacher\.checkpoint: Input is not a valid path"),
+        ({"checkpoint": 3}, r": teacher\.checkpoint: Input should be a path"),
     ],
 )
 def test_a_fault_between_settings_is_not_laid_on_the_checkpoint(

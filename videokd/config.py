@@ -7,6 +7,7 @@ together. YAML here is plain data: no tags, no interpolation, no code.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, core_schema
 
 from videokd.errors import ConfigError
 
@@ -22,6 +24,10 @@ BASE_KEY = "base"
 """A recipe may name other recipes under this key; its own keys are laid over theirs."""
 _IDENTITIES = ("kind", "preset")
 """Keys that say what a mapping is of; the others mean something for that alone."""
+_NOT_A_MAPPING = ("model_type", "model_attributes_type", "dict_type")
+"""Faults of pydantic's for a plain value where a mapping belongs; its own words are of Python."""
+_OVERRIDE_KEY = re.compile(r"[^.\[\]]+(\.[^.\[\]]+|\[[^.\[\]]+\])*")
+"""`a.b` or `a[b]`."""
 _MAX_SHOWN = 32
 """Names in an error where none is near: more would no longer be one line to read."""
 
@@ -35,6 +41,22 @@ class LeavesWeights:
 
 
 LEAVES_WEIGHTS = LeavesWeights()
+
+
+@dataclass(frozen=True)
+class DefaultKind:
+    """Marks a union of settings, as `Annotated[..., DefaultKind("plain")]`: which of them a mapping
+    without `kind` means, both when it is checked and when another is laid over it."""
+
+    kind: str
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self._named, handler(source))
+
+    def _named(self, value: Any) -> Any:
+        return {"kind": self.kind, **value} if isinstance(value, dict) else value
 
 
 class Config(BaseModel):
@@ -58,55 +80,116 @@ def load_config(
         ConfigError: for a missing file, broken YAML, an unknown key (with the nearest known one),
             a wrong type or a value out of range; always with the dotted path of the field.
     """
-    return parse_config(config_type, read_yaml(path, overrides), source=str(path))
+    return parse_config(config_type, read_yaml(path, overrides, config_type), source=str(path))
 
 
-def read_yaml(path: Path | str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def read_yaml(
+    path: Path | str,
+    overrides: Sequence[str] = (),
+    config_type: type[BaseModel] | None = None,
+) -> dict[str, Any]:
     """Read a YAML file as a plain dict, with its `base:` files below it and overrides above it.
 
     Mappings are merged key by key; anything else is replaced. A mapping of another `kind` or
     `preset` replaces the one below as a whole: the settings of one mean nothing to another.
+
+    Args:
+        path: of the file.
+        overrides: `key.sub=value`. They are one change, whatever their order: a kind among them
+            replaces what the file says, and nothing that another of them says. An inner key
+            counts before the mapping around it, and of a key that is given twice the last.
+        config_type: what the data is for, where kinds that it lets one leave out are to count.
     """
-    data = _with_overrides(_read_with_bases(Path(path), seen=()), overrides)
+    data = _read_with_bases(Path(path), seen=(), config_type=config_type)
+    data = _with_overrides(data, overrides, config_type)
     _refuse_interpolation(data, source=str(path))
     return data
 
 
-def _with_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def _with_overrides(
+    data: dict[str, Any], overrides: Sequence[str], config_type: type[BaseModel] | None = None
+) -> dict[str, Any]:
+    """The overrides are put together first, outer keys before inner ones, then laid over `data`."""
+    changes: dict[str, Any] = {}
+    for path, value in sorted(map(_read_override, overrides), key=lambda one: len(one[0])):
+        holder = changes
+        for position, name in enumerate(path[:-1], start=1):
+            if not isinstance(holder.get(name, {}), dict):
+                # As in `terms=null terms.soft={...}`: what `data` has there goes.
+                data = laid_over(data, _nested(path[:position], holder.pop(name)))
+            holder = holder.setdefault(name, {})
+        holder[path[-1]] = laid_over(holder.get(path[-1]), value)
+    return dict(laid_over(data, changes, config_type))
+
+
+def _read_override(override: str) -> tuple[list[str], Any]:
+    """`a.b={c: 1}` as its path `[a, b]` and the value read as YAML."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    for override in overrides:
-        key, equals, _ = override.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(
-                f"override {override!r} is not of the form key=value, for example train.lr=1e-3"
-            )
-        try:
-            data = laid_over(data, _plain(OmegaConf.from_dotlist([override])))
-        except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
-            raise ConfigError(
-                f"override {override!r} cannot be applied: {_first_line(error)}"
-            ) from None
-    return data
+    key, equals, _ = override.partition("=")
+    if not equals or not key.strip() or not _OVERRIDE_KEY.fullmatch(key):
+        raise ConfigError(
+            f"override {override!r} is not of the form key=value, for example train.lr=1e-3"
+        )
+    try:
+        value: Any = _plain(OmegaConf.from_dotlist([override]))
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"override {override!r} cannot be applied: {_first_line(error)}"
+        ) from None
+    path: list[str] = []
+    for _ in re.findall(r"[^.\[\]]+", key):
+        [(name, value)] = value.items()
+        path.append(name)
+    return path, value
 
 
-def laid_over(below: Any, above: Any) -> Any:
+def _nested(path: Sequence[str], value: Any) -> Any:
+    for name in reversed(path):
+        value = {name: value}
+    return value
+
+
+def laid_over(below: Any, above: Any, config_type: type[BaseModel] | None = None) -> Any:
     """Plain data over other plain data: mappings merged key by key, anything else replaced.
 
-    A mapping that names another `kind` or `preset` than the one below replaces it.
+    A mapping that names another `kind` or `preset` than the one below replaces it. With the type
+    that the data is for, one that has a `DefaultKind` and names none is of that kind: below,
+    always; above, where it gives what that kind needs and the kind below does not know, and
+    otherwise it is a change of what is below.
     """
+    return _laid_over(below, above, [] if config_type is None else [config_type])
+
+
+def _laid_over(below: Any, above: Any, types: Sequence[Any]) -> Any:
     if not isinstance(below, dict) or not isinstance(above, dict):
         return above
-    held, named = (
-        {key: data[key] for key in _IDENTITIES if key in data} for data in (below, above)
-    )
-    if held and named and held != named:
+    if _is_another(below, above, types):
         return above
     merged = dict(below)
     for key, value in above.items():
-        merged[key] = laid_over(merged[key], value) if key in merged else value
+        known = key in merged
+        merged[key] = _laid_over(merged[key], value, _types_at(types, key)) if known else value
     return merged
+
+
+def _is_another(below: dict[str, Any], above: dict[str, Any], types: Sequence[Any]) -> bool:
+    """Whether the one above is of another kind or preset than the one below."""
+    held, named = (
+        {key: data[key] for key in _IDENTITIES if key in data} for data in (below, above)
+    )
+    default = _default_kind(types)
+    if default is not None:
+        held = held or {"kind": default}
+        models = _models_in(types)
+        needed = {name for model in models if default in _tags(model) for name in _needed(model)}
+        for model in models:
+            if held.get("kind") in _tags(model):
+                needed -= set(model.model_fields)
+        if not named and needed & set(above):
+            named = {"kind": default}
+    return bool(held and named and held != named)
 
 
 def _plain(loaded: Any) -> dict[str, Any]:
@@ -122,7 +205,7 @@ def parse_config(config_type: type[ConfigT], data: Any, *, source: str) -> Confi
     try:
         return config_type.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(_explain(error, config_type, data, source)) from None
+        raise ConfigError(_explain(error, config_type, source)) from None
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
@@ -176,7 +259,9 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
     return f"known: {shown}" + (f", ... ({len(known)})" if len(known) > _MAX_SHOWN else "")
 
 
-def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+def _read_with_bases(
+    path: Path, seen: tuple[Path, ...], config_type: type[BaseModel] | None
+) -> dict[str, Any]:
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -199,8 +284,9 @@ def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise ConfigError(f"{path}: {BASE_KEY} is a path or a list of paths, not {bases!r}")
     merged: dict[str, Any] = {}
     for name in names:
-        merged = laid_over(merged, _read_with_bases(path.parent / name, (*seen, resolved)))
-    return dict(laid_over(merged, data))
+        base = _read_with_bases(path.parent / name, (*seen, resolved), config_type)
+        merged = laid_over(merged, base, config_type)
+    return dict(laid_over(merged, data, config_type))
 
 
 def _refuse_interpolation(value: Any, source: str, where: str = "") -> None:
@@ -223,103 +309,131 @@ def _first_line(error: BaseException) -> str:
     return "; ".join(lines[:2]) or type(error).__name__
 
 
-def _explain(error: ValidationError, config_type: type[Config], data: Any, source: str) -> str:
+def _explain(error: ValidationError, config_type: type[Config], source: str) -> str:
     """One line for the first fault, and how many more there are."""
     faults = error.errors(include_url=False)
     # An unknown key first: it is often the cause of the others ("field required").
     fault = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
-    path = _dotted_path(fault["loc"], data, _all_tags(config_type), given=fault.get("input"))
-    kind = fault["type"]
+    kind, value = fault["type"], fault.get("input")
+    parts, types = _place(config_type, fault["loc"])
     if kind == "extra_forbidden":
-        known = _known_keys(config_type, fault["loc"][:-1])
-        text = f"unknown key {path!r}; {did_you_mean(str(fault['loc'][-1]), known)}"
+        _, around = _place(config_type, fault["loc"][:-1])
+        name = str(fault["loc"][-1])
+        known = sorted({key for model in _models_in(around) for key in model.model_fields})
+        text = f"unknown key {'.'.join([*parts, name])!r}; {did_you_mean(name, known)}"
     elif kind == "missing":
-        text = f"{path}: a value is required here and none is given"
+        text = f"{'.'.join(parts)}: a value is required here and none is given"
     elif kind in ("union_tag_invalid", "union_tag_not_found"):
         context = fault.get("ctx", {})
         key = str(context.get("discriminator", "kind")).strip("'")
-        tags = str(context.get("expected_tags", ""))
+        tags = ", ".join(repr(tag) for model in _models_in(types) for tag in _tags(model))
         given = f"{context['tag']!r} is not known" if "tag" in context else "it is missing"
-        text = f"{path}.{key}: {given}" + (f"; allowed: {tags}" if tags else "")
+        text = f"{'.'.join([*parts, key])}: {given}" + (f"; allowed: {tags}" if tags else "")
     else:
         message = fault["msg"].removeprefix("Value error, ")
-        value, shown = fault.get("input"), repr(fault.get("input"))
+        if kind in _NOT_A_MAPPING:
+            message = f"Input should be a mapping {_form(types, value)}"
+        elif kind == "path_type":
+            message = "Input should be a path, written as text"
         # A check of several settings says itself which it means.
+        shown = repr(value)
         given = f" (given {shown})" if len(shown) <= 80 and not isinstance(value, dict) else ""
-        text = f"{path}: {message}{given}" if path else f"{message}{given}"
+        text = f"{'.'.join(parts)}: {message}{given}" if parts else f"{message}{given}"
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     return f"{source}: {text}{more}"
 
 
-def _dotted_path(loc: Sequence[int | str], data: Any, tags: Collection[Any], *, given: Any) -> str:
-    """The path as the user wrote it: pydantic puts union tags into `loc`, a recipe has none."""
+def _form(types: Sequence[Any], given: Any) -> str:
+    """What the mapping that belongs here looks like, in an error about a plain value."""
+    models = _models_in(types)
+    if not models:
+        return "such as {name: ...}"
+    kinds = [tag for model in models for tag in _tags(model)] if len(models) > 1 else []
+    if given in kinds:
+        return f"such as {{kind: {given}}}"
+    default = _default_kind(types)
+    plain = [model for model in models if not kinds or default in _tags(model)]
+    needed = [name for model in plain for name in _needed(model)]
+    if kinds:
+        forms = ([_braces(needed)] if needed else []) + [_braces(["kind"])]
+        return f"such as {' or '.join(forms)}; kinds: {', '.join(kinds)}"
+    if needed:
+        return f"such as {_braces(needed)}"
+    return f"of settings; {did_you_mean(str(given), list(models[0].model_fields))}"
+
+
+def _braces(names: Sequence[str]) -> str:
+    return "{" + ", ".join(f"{name}: ..." for name in names) + "}"
+
+
+def _place(config_type: type[BaseModel], loc: Sequence[int | str]) -> tuple[list[str], list[Any]]:
+    """The path as the user wrote it, and the types of what belongs there.
+
+    pydantic puts the tag or the name of a union's member into `loc`; a recipe has none there.
+    """
     parts: list[str] = []
-    after_tag = False
-    for position, piece in enumerate(loc):
-        is_last = position == len(loc) - 1
-        after_tag = not after_tag and _is_tag(piece, data, tags, given, is_last=is_last)
-        if after_tag:
-            continue
-        parts.append(str(piece))
-        if isinstance(data, dict):
-            data = data.get(piece)
-        elif isinstance(data, list) and isinstance(piece, int) and piece < len(data):
-            data = data[piece]
-    return ".".join(parts)
-
-
-def _is_tag(
-    piece: int | str, data: Any, tags: Collection[Any], given: Any, *, is_last: bool
-) -> bool:
-    """Whether a piece of `loc` is the tag of a discriminated union, and not a key of `data`."""
-    if not isinstance(data, dict):
-        return False
-    if piece not in data:
-        return not is_last or piece in data.values()
-    # A key of the same name, with a plain value: there is nothing below it, and a fault of its own
-    # would be of that value, not of the settings around it.
-    is_plain = not isinstance(data[piece], dict | list)
-    return piece in tags and is_plain and (not is_last or isinstance(given, dict))
-
-
-def _known_keys(config_type: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
-    """The keys that are allowed at `loc`, found by walking the types of the fields."""
-    candidates: list[Any] = [config_type]
+    types: list[Any] = [config_type]
     for piece in loc:
-        following: list[Any] = []
-        for candidate in candidates:
-            if piece in candidate.model_fields:
-                following.extend(_models_in(candidate.model_fields[piece].annotation))
-        if following:
-            candidates = following
-        else:  # a union tag or a list position: the models stay, those with another tag go
-            tagged = [c for c in candidates if piece in _tags(c)]
-            candidates = tagged or candidates
-    return sorted({name for candidate in candidates for name in candidate.model_fields})
+        models = _models_in(types)
+        tagged = [model for model in models if piece in _tags(model)]
+        if len(models) > 1 and tagged:
+            types = list(tagged)
+        elif below := _types_at(types, piece):
+            parts.append(str(piece))
+            types = below
+    return parts, types
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    if get_origin(annotation) is Annotated:
-        return _models_in(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, UnionType, list, tuple, dict):
-        return [model for arg in get_args(annotation) for model in _models_in(arg)]
-    return []
+def _types_at(types: Sequence[Any], piece: int | str) -> list[Any]:
+    """Types of what stands under a key, or at a position of a list, in data of these types."""
+    found: list[Any] = []
+    for one in types:
+        origin, args = get_origin(one), get_args(one)
+        if isinstance(one, type) and issubclass(one, BaseModel):
+            if piece in one.model_fields:
+                found.append(one.model_fields[str(piece)].rebuild_annotation())
+        elif origin in (Annotated, Union, UnionType):
+            found += _types_at(_members(one), piece)
+        elif origin is dict:
+            found.append(args[1])
+        elif origin in (list, tuple) and isinstance(piece, int):
+            found += [arg for arg in args if arg is not Ellipsis]
+    return found
 
 
-def _all_tags(config_type: type[BaseModel]) -> set[Any]:
-    """Those of all models that stand anywhere below one."""
-    waiting, found = [config_type], set()
-    while waiting:
-        model = waiting.pop()
-        if model not in found:
-            found.add(model)
-            for field in model.model_fields.values():
-                waiting += _models_in(field.annotation)
-    return {tag for model in found for tag in _tags(model)}
+def _models_in(types: Sequence[Any]) -> list[type[BaseModel]]:
+    """The settings among these types, those of unions too."""
+    found: list[type[BaseModel]] = []
+    for one in types:
+        if isinstance(one, type) and issubclass(one, BaseModel):
+            found.append(one)
+        else:
+            found += _models_in(_members(one))
+    return found
 
 
-def _tags(model: type[BaseModel]) -> set[Any]:
+def _default_kind(types: Sequence[Any]) -> str | None:
+    """The kind of a mapping of these types that names none."""
+    for one in types:
+        marks = get_args(one)[1:] if get_origin(one) is Annotated else ()
+        named = [mark.kind for mark in marks if isinstance(mark, DefaultKind)]
+        default = named[0] if named else _default_kind(_members(one))
+        if default is not None:
+            return default
+    return None
+
+
+def _members(one: Any) -> Sequence[Any]:
+    """What a union is of, or a type with its marks taken off."""
+    if get_origin(one) is Annotated:
+        return get_args(one)[:1]
+    return get_args(one) if get_origin(one) in (Union, UnionType) else ()
+
+
+def _needed(model: type[BaseModel]) -> list[str]:
+    return [name for name, field in model.model_fields.items() if field.is_required()]
+
+
+def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
     field = model.model_fields.get("kind")
-    return set(get_args(field.annotation)) if field is not None else set()
+    return get_args(field.annotation) if field is not None else ()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import distill_reference as reference
 import pytest
 import torch
@@ -22,6 +25,7 @@ from videokd.distill.objective import Networks, Objective, ObjectiveConfig
 from videokd.types import ModelOutput, TapOutput
 
 KINDS = sorted(settings.model_fields["kind"].default for settings in LOSSES)
+NAN = math.nan
 NEEDS_LABELS = {"cross_entropy", "binary_cross_entropy", "dkd"}
 
 
@@ -116,6 +120,46 @@ def test_a_batch_without_a_label_is_distilled_and_nothing_else(kind):
     assert all(gradient.isfinite().all() for gradient in gradients)
     assert any(gradient.any() for gradient in gradients) == (kind not in NEEDS_LABELS)
     assert (losses.total.item() > 0) == (kind not in NEEDS_LABELS)
+
+
+WITH_SOURCES = [
+    *((kind, {}) for kind in KINDS),
+    ("rkd_distance", {"source": "logits"}),
+    ("rkd_angle", {"source": "logits"}),
+    ("temporal_attention", {"source": "weights", "student_tap": None, "teacher_tap": None}),
+]
+
+
+def said_anew(output: ModelOutput, *, but: str) -> ModelOutput:
+    """No numbers in all that a term does not say it reads."""
+    nothing = torch.full_like
+    logits = output.logits if but in ("logits", "probabilities") else nothing(output.logits, NAN)
+    taps = {
+        name: TapOutput(features if but == "taps" else nothing(features, NAN), seconds)
+        for name, (features, seconds) in output.taps.items()
+    }
+    return replace(
+        output,
+        logits=logits,
+        pooled=output.pooled if but == "pooled" else nothing(output.pooled, NAN),
+        attention=output.attention if but == "attention" else nothing(output.attention, NAN),
+        taps=taps,
+    )
+
+
+@pytest.mark.parametrize(("kind", "changes"), WITH_SOURCES)
+def test_a_term_reads_of_the_teacher_what_it_says_and_nothing_else(kind, changes):
+    """By that a cache knows what to keep, and a placebo what it has to take away."""
+    student, teacher = outputs()
+    batch = make_batch([True] * 6)
+    reads = objective_of(kind, **changes).config.terms["x"].reads
+
+    def loss(said: ModelOutput) -> torch.Tensor:
+        return objective_of(kind, **changes)(student, said, batch, progress=0.5).total
+
+    assert torch.equal(loss(said_anew(teacher, but=reads)), loss(teacher))
+    if reads != "nothing":
+        assert not torch.equal(loss(said_anew(teacher, but="nothing")), loss(teacher))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from videokd.distill.terms import Term
 from videokd.errors import UserError
 from videokd.teacher_cache.contents import Contents
 from videokd.teacher_cache.rows import output_of, rows_of
@@ -28,7 +27,6 @@ from videokd.teacher_cache.shards import (
     write_shard,
 )
 from videokd.teacher_cache.sparse import filled_logits, top_logits
-from videokd.teacher_cache.wanted import KINDS, SOURCES
 from videokd.types import Crop, Draw, Mix, ModelOutput, TapOutput, TapShape
 
 CPU = torch.device("cpu")
@@ -225,15 +223,6 @@ def test_no_object_is_ever_unpickled(tmp_path: Path) -> None:
     np.save(tmp_path / f"{shard.stem}.npy", np.array([print], dtype=object), allow_pickle=True)
     with pytest.raises(UserError, match=r"\.npy: not readable"):
         open_rows(tmp_path, shard, contents().row_type)
-
-
-def test_every_kind_of_term_is_known() -> None:
-    """A new term says what it reads of a teacher, or a cache cannot tell what to keep."""
-    from typing import get_args
-
-    kinds = {one.model_fields["kind"].default for one in get_args(get_args(Term)[0])}
-    of_labels = {"cross_entropy", "binary_cross_entropy"}
-    assert kinds - of_labels == KINDS | set(SOURCES)
 
 
 def test_more_logits_than_classes_cannot_be_kept() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from videokd.data.loading.sources import ClipSource
 from videokd.engine.teaching import OnlineTeacher
 from videokd.engine.train import Trainer
 from videokd.errors import ConfigError, UnreadableVideo, UserError
+from videokd.experiments import caching
 from videokd.experiments.caching import CacheOutcome, cache_teacher
 from videokd.recipe import build, create_fabric
 from videokd.runs import train
@@ -494,6 +496,142 @@ def test_terms_that_need_more_than_is_held_are_refused(
         cached(dkd, tmp_path / "cache", top_k=3)
     with pytest.raises(ConfigError, match=r"--logits top-13: there are 12 classes"):
         cached(settings, tmp_path / "cache", top_k=13)
+
+
+MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
+    "no such tap of the student": (
+        {"objective": {"terms": {"hint": {"student_tap": "stage33"}}}},
+        r"hint\.student_tap: the student has no tap 'stage33'; did you mean 'stage3'\?",
+    ),
+    "no such tap of the teacher": (
+        {"objective": {"terms": {"hint": {"teacher_tap": "rs3"}}}},
+        r"hint\.teacher_tap: the teacher has no tap 'rs3'; did you mean 'res3'\?",
+    ),
+    "a tap of one step": (
+        {
+            "model": {
+                "temporal": {"kind": "none"},
+                "input": {"sampling": {"kind": "dense", "num_frames": 1, "stride": 2}},
+            }
+        },
+        r"when\.student_tap: 'stage3' has one step in time, and temporal_attention needs two",
+    ),
+    "a single cell": (
+        {
+            "objective": {
+                "terms": {
+                    "alike": {
+                        "kind": "token_relation",
+                        "student_tap": "stage4",
+                        "teacher_tap": "res3",
+                        "pairs": "spatial",
+                    }
+                }
+            }
+        },
+        r"alike\.pairs: 'spatial' compares the cells of a step, and on the grid that 'stage4' and",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_what_training_would_refuse_is_refused_before_the_teacher_is_run(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    change, message = MISTAKES[name]
+    changed = laid_over(settings, change)
+    monkeypatch.setattr(OnlineTeacher, "output", lambda *_, **__: pytest.fail("it was run"))
+    with pytest.raises(ConfigError, match=rf"^objective\.terms\.{message}") as here:
+        cached(changed, tmp_path / "cache")
+    with pytest.raises(ConfigError) as there:
+        run(changed | {"output_dir": str(tmp_path / "run")})
+    assert str(here.value) == str(there.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "first", [{"init": {"weights": "gone.pt"}}, {"model": {"pretrained": True}}], ids=str
+)
+def test_a_students_first_weights_are_left_alone(
+    settings: dict[str, Any], cache: CacheOutcome, tmp_path: Path, first: dict[str, Any]
+) -> None:
+    """They are not looked for, nor downloaded, and the cache is the same to the byte."""
+    folder = cached(laid_over(settings, first), tmp_path / "cache", num_epochs=1).folder
+    written = sorted(folder.glob("e0*"))
+    assert written
+    for path in written:
+        assert path.read_bytes() == (cache.folder / path.name).read_bytes()
+
+
+def test_looking_at_the_recipe_draws_nothing(settings: dict[str, Any]) -> None:
+    config, fabric = as_config(settings), create_fabric("cpu")
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    caching._refuse_what_training_would(config, fabric)
+    after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    assert before == after
+
+
+def test_a_misspelt_tap_is_no_reason_to_make_a_cache_again(
+    settings: dict[str, Any], cache: CacheOutcome, work: Path, tmp_path: Path
+) -> None:
+    """The line is that of a run with the teacher online; a tap that is only not held is another
+    matter."""
+    change, message = MISTAKES["no such tap of the teacher"]
+    online = laid_over(settings, change) | {"output_dir": str(tmp_path / "run")}
+    read = from_cache(online, tmp_path / "run", cache.folder)
+    with pytest.raises(ConfigError, match=rf"^objective\.terms\.{message}$") as here:
+        run(read)
+    with pytest.raises(ConfigError) as there:
+        run(online)
+    assert str(here.value) == str(there.value)
+    less = copy.deepcopy(settings)
+    del less["objective"]["terms"]["hint"]
+    folder = cached(less, work / "without_res2", num_epochs=1).folder
+    with pytest.raises(UserError, match=r"needs tap 'res2', which the cache does not hold; make"):
+        run(from_cache(settings, tmp_path / "run", folder, cache_reuse=True))
+
+
+@pytest.mark.parametrize(
+    ("given", "file"),
+    [("gone", "gone/best.pt"), ("gone.pt", "gone.pt"), ("empty", "empty/best.pt")],
+)
+def test_a_checkpoint_that_was_deleted_is_asked_for_by_name(
+    settings: dict[str, Any],
+    cache: CacheOutcome,
+    tiny_teacher: Path,
+    tmp_path: Path,
+    given: str,
+    file: str,
+) -> None:
+    (tmp_path / "empty").mkdir()
+    config = from_cache(settings, tmp_path / "run", cache.folder)
+    config["teacher"]["checkpoint"] = str(tmp_path / given)
+    why = "is not there, and a cache is known to be of this teacher by the digest of that file; "
+    with pytest.raises(UserError) as refused:
+        run(config)
+    assert str(refused.value) == (
+        f"teacher.checkpoint: {tmp_path / file} {why}bring it back, or set teacher.checkpoint to a "
+        "copy of it"
+    )
+    one, other = ({"checkpoint": str(path)} for path in (tiny_teacher, tmp_path / given))
+    config["teacher"] = {
+        "kind": "several",
+        "teachers": {"big": one, "small": other},
+        "cache": str(cache.folder),
+    }
+    config["objective"]["terms"] = {"soft": {"kind": "soft_targets"}}
+    with pytest.raises(UserError, match=rf"^teacher\.teachers\.small\.checkpoint: .*{file} is not"):
+        run(config)
+
+
+def test_a_copy_of_the_checkpoint_will_do(
+    settings: dict[str, Any], cache: CacheOutcome, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    copied = tmp_path / "elsewhere.pt"
+    copied.write_bytes((tiny_teacher / "best.pt").read_bytes())
+    config = from_cache(settings, tmp_path / "run", cache.folder)
+    config["teacher"]["checkpoint"] = str(copied)
+    assert build(as_config(config), create_fabric("cpu")).teaching is not None
 
 
 def test_a_teacher_that_learns_cannot_be_cached(settings: dict[str, Any], tmp_path: Path) -> None:

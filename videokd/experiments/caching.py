@@ -10,13 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from videokd.data.index import read_index
 from videokd.data.loading import TrainLoader
 from videokd.engine.trust import check_teachers
 from videokd.errors import ConfigError, UserError
 from videokd.files import check_place
+from videokd.first_weights import InitConfig
 from videokd.progress import Report, hush, say, show_progress
-from videokd.recipe import Device, RunConfig, TeacherParts, create_fabric, load_teacher
+from videokd.recipe import (
+    Device,
+    RunConfig,
+    TeacherParts,
+    build,
+    create_fabric,
+    load_teacher,
+    without_pretraining,
+)
 from videokd.recipe.building import train_loader
 from videokd.recipe.cached import cache_identity, cached_teachers
 from videokd.recipe.teachers import Cacheable
@@ -107,8 +118,8 @@ def cache_teacher(
         quiet: no progress.
 
     Raises:
-        UserError: a mistake in recipe or data; a folder with another cache; outputs that float16
-            does not hold; too little room.
+        UserError: a mistake in recipe or data, the student's part of them too; a folder with
+            another cache; outputs that float16 does not hold; too little room.
     """
     folder, config = _folder_and_teacher(config, folder)
     check_place(folder, is_folder=True)
@@ -117,6 +128,7 @@ def cache_teacher(
         raise ConfigError("train.epochs is 0, so there are no draws to cache; give --epochs")
     started = time.monotonic()
     fabric = create_fabric(device, config.train.precision, cpu_threads=config.train.cpu_threads)
+    _refuse_what_training_would(config, fabric)
     index = read_index(config.data.index)
     parts = load_teacher(config, index, fabric)
     assert parts.teaching is not None, "it is known to be a trained one"
@@ -180,6 +192,16 @@ def _folder_and_teacher(config: RunConfig, folder: Path | None) -> tuple[Path, R
         )
     online = config.teacher.model_copy(update={"cache": None, "cache_reuse": False})
     return folder, config.model_copy(update={"teacher": online})
+
+
+def _refuse_what_training_would(config: RunConfig, fabric: Fabric) -> None:
+    """Build all that the student's training does, once, before the teacher is run over all draws.
+
+    First weights change no shape and may have to be downloaded: they are left out.
+    """
+    first = {"init": InitConfig(), "model": without_pretraining(config.model)}
+    with torch.random.fork_rng(devices=[]):  # networks are made on the CPU
+        build(config.model_copy(update=first), fabric)
 
 
 def _manifest(

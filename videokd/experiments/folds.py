@@ -80,7 +80,7 @@ def run_folds(
         UserError: as for `train` and `evaluate`, a fold that is not in the index, or a `folds.json`
             of another recipe.
     """
-    template = read_yaml(recipe, overrides)
+    template = read_yaml(recipe, overrides, RunConfig)
     configs = fold_configs(template, folds, source=str(recipe))
     path = folds_path([config.output_dir for config in configs.values()])
     check_place(path, is_folder=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from videokd.checkpoint import BEST
 from videokd.data.sampling import TeacherView
 from videokd.errors import ConfigError, UserError
 from videokd.first_weights import checkpoint_file
@@ -15,6 +16,7 @@ from videokd.recipe.teachers import (
     EmaTeacherConfig,
     PeerTeacher,
     TrainedTeacher,
+    rendering_of,
     trained_teachers,
 )
 from videokd.teacher_cache.identity import made_of
@@ -27,7 +29,7 @@ def cache_identity(config: RunConfig) -> dict[str, Any]:
 
     Raises:
         ConfigError: a teacher that changes while the student learns.
-        UserError: no such checkpoint.
+        UserError: a checkpoint is not there any more.
     """
     teachers = cached_teachers(config)
     assert config.teacher is not None
@@ -41,7 +43,22 @@ def cache_identity(config: RunConfig) -> dict[str, Any]:
         batch_size=config.train.batch_size,
         student=config.model.input,
         teacher=settings,
-        teacher_files={name: checkpoint_file(one.checkpoint) for name, one in teachers.items()},
+        teacher_files={name: _known_by(name, one) for name, one in teachers.items()},
+    )
+
+
+def _known_by(rendering: str, teacher: TrainedTeacher) -> Path:
+    """The file whose digest stands for a teacher; who trains from a cache may think that it is
+    not needed any more."""
+    path = teacher.checkpoint
+    if path.is_file() or (path / BEST).is_file():
+        return checkpoint_file(path)
+    file = path if path.suffix == ".pt" else path / BEST
+    name = rendering.removeprefix(rendering_of(""))
+    where = "teacher.checkpoint" if name == rendering else f"teacher.teachers.{name}.checkpoint"
+    raise UserError(
+        f"{where}: {file} is not there, and a cache is known to be of this teacher by the digest "
+        f"of that file; bring it back, or set {where} to a copy of it"
     )
 
 

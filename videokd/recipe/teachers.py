@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from videokd.config import Config
+from videokd.config import Config, DefaultKind
 from videokd.data.loading.clips import TEACHER
 from videokd.data.sampling import SameFrames, TeacherView
 from videokd.distill.ensemble import Combination
@@ -139,8 +139,8 @@ def rendering_of(name: str) -> str:
     return f"{TEACHER}.{name}"
 
 
-def _with_kind(value: Any) -> Any:
-    """`kind: checkpoint` may be left out."""
+def _cache_is_of_a_frozen_one(value: Any) -> Any:
+    """Others have no such setting; this says why."""
     if not isinstance(value, dict):
         return value
     if value.get("kind") in ("ema", "peer") and value.get("cache") is not None:
@@ -148,15 +148,14 @@ def _with_kind(value: Any) -> Any:
             f"a teacher of kind {value['kind']} changes with every step, so there is nothing to "
             "cache; remove teacher.cache"
         )
-    return {"kind": "checkpoint", **value}
+    return value
 
 
 TeacherConfig = Annotated[
-    Annotated[
-        CheckpointTeacher | SeveralTeachers | EmaTeacherConfig | PeerTeacher,
-        Field(discriminator="kind"),
-    ],
-    BeforeValidator(_with_kind),
+    CheckpointTeacher | SeveralTeachers | EmaTeacherConfig | PeerTeacher,
+    Field(discriminator="kind"),
+    DefaultKind("checkpoint"),
+    BeforeValidator(_cache_is_of_a_frozen_one),
 ]
 
 

@@ -90,6 +90,7 @@ class TeacherCache:
         """Refuse a cache of another recipe, teacher or index, or of too little.
 
         Raises:
+            ConfigError: a tap that the teacher does not have.
             UserError: it is.
         """
         if said := first_difference(made_of, self.manifest.made_of):
@@ -97,6 +98,7 @@ class TeacherCache:
                 f"{self.folder}: the cache was made with other settings or files ({said}); give "
                 "teacher.cache one that was made with this recipe, or make it with `videokd cache`"
             )
+        wanted.check_names(self.manifest.teacher.tap_shapes)
         if missing := wanted.lacking(self.contents):
             raise UserError(
                 f"{self.folder}: the objective needs {missing}, which the cache does not hold; "

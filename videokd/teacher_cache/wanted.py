@@ -2,37 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
-from videokd.distill.terms import ObjectiveConfig, WeightedTerm
+from videokd.config import did_you_mean
+from videokd.distill.terms import ObjectiveConfig
 from videokd.errors import ConfigError
 from videokd.teacher_cache.contents import Contents
 from videokd.types import ModelOutput, TapShape
-
-_PROBABILITIES = ("soft_targets", "hard_targets")
-"""Terms that go by class probabilities, and for which the largest logits will do. The others on
-logits go by their spread, by each class alone or by all but the label's, which a constant in place
-of most would change."""
-_LOGITS = ("dkd", "dist", "binary_soft_targets")
-_POOLED = ("pooled_mse", "crd")
-_TAPS = (
-    "hint",
-    "attention_transfer",
-    "similarity_preserving",
-    "channel_wise",
-    "review",
-    "temporal_relation",
-    "temporal_difference",
-    "token_relation",
-)
-KINDS = {*_PROBABILITIES, *_LOGITS, *_POOLED, *_TAPS}
-"""Kinds of terms that always read the same; beside them some have a `source`."""
-SOURCES = {
-    "temporal_attention": {"map": "taps", "weights": "attention"},
-    "rkd_distance": {"pooled": "pooled", "logits": "logits"},
-    "rkd_angle": {"pooled": "pooled", "logits": "logits"},
-}
-"""Kind -> its `source` -> what it reads."""
 
 
 class Wanted(NamedTuple):
@@ -42,7 +19,21 @@ class Wanted(NamedTuple):
     """The term that needs all of them, if one does."""
     pooled: bool
     attention: bool
-    taps: tuple[str, ...]
+    taps: dict[str, str]
+    """Tap of the teacher -> the first term that reads it."""
+
+    def check_names(self, known: Collection[str]) -> None:
+        """Refuse a tap that the teacher does not have: no cache of it would ever hold that.
+
+        Raises:
+            ConfigError: in the words of a run with the teacher online.
+        """
+        for tap, term in self.taps.items():
+            if tap not in known:
+                raise ConfigError(
+                    f"objective.terms.{term}.teacher_tap: the teacher has no tap {tap!r}; "
+                    f"{did_you_mean(tap, list(known))}"
+                )
 
     def lacking(self, contents: Contents) -> str:
         """What of this is not held; empty where all is."""
@@ -60,13 +51,17 @@ class Wanted(NamedTuple):
 
 def wanted_by(objective: ObjectiveConfig) -> Wanted:
     """What the active terms read."""
-    reads = {name: _read_by(term) for name, term in objective.active_terms.items()}
+    reads = {name: term.reads for name, term in objective.active_terms.items()}
+    taps: dict[str, str] = {}
+    for name, term in objective.active_terms.items():
+        for pair in term.tap_pairs:
+            taps.setdefault(pair.teacher_tap, name)
     of_logits = [name for name, what in reads.items() if what == "logits"]
     return Wanted(
         whole_logits=of_logits[0] if of_logits else None,
         pooled="pooled" in reads.values(),
         attention="attention" in reads.values(),
-        taps=objective.teacher_taps,
+        taps=taps,
     )
 
 
@@ -101,17 +96,3 @@ def contents_for(wanted: Wanted, output: ModelOutput, *, top_k: int | None) -> C
         else None,
         taps={name: TapShape(*output.taps[name].features.shape[1:]) for name in wanted.taps},
     )
-
-
-def _read_by(term: WeightedTerm) -> str:
-    """Of `probabilities`, `logits`, `pooled`, `attention`, `taps`, `nothing`."""
-    if not term.needs_teacher:
-        return "nothing"
-    if term.kind in SOURCES:
-        return SOURCES[term.kind][getattr(term, "source")]  # noqa: B009 - only these have one
-    if term.kind in _PROBABILITIES:
-        return "logits" if getattr(term, "standardise", False) else "probabilities"
-    for what, kinds in (("logits", _LOGITS), ("pooled", _POOLED), ("taps", _TAPS)):
-        if term.kind in kinds:
-            return what
-    raise AssertionError(f"nobody has said what {term.kind} reads")
