@@ -110,17 +110,17 @@ def build(
         max_unreadable_pct=config.data.max_unreadable_pct,
         validate=_validation(config, index, fabric),
     )
-    _check_schedules(config.objective, trainer.total_steps)
+    _say_never_on(config.objective, trainer.total_steps, say)
     return trainer
 
 
-def _check_schedules(objective: ObjectiveConfig, num_steps: int) -> None:
+def _say_never_on(objective: ObjectiveConfig, num_steps: int, say: Callable[[str], None]) -> None:
     """In a short training a term may be meant for a moment at which no step is made."""
     for name, term in objective.active_terms.items():
         if num_steps and not any(term.weight_at(step / num_steps) for step in range(num_steps)):
-            raise ConfigError(
-                f"objective.terms.{name}.schedule: none of the {num_steps} steps lies in it, so "
-                "the term would never be on; make it longer, or give the term weight 0"
+            say(
+                f"objective.terms.{name}: none of the {num_steps} steps lies in its schedule, so "
+                "it is never on"
             )
 
 
