@@ -118,12 +118,17 @@ def test_torchcodec_that_is_not_there_is_one_plain_line(
             use()
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchcodec"]:
         monkeypatch.delitem(sys.modules, name)
-    broken = tmp_path / "torchcodec" / "__init__.py"
-    broken.parent.mkdir()
-    broken.write_text("raise RuntimeError('Could not load libtorchcodec.\\nReasons: many')")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(
-        UserError, match="does not find FFmpeg's libraries; install FFmpeg"
-    ) as caught:
-        open_video(path, "torchcodec")
-    assert "\n" not in str(caught.value)
+    at_once = "raise RuntimeError('Could not load libtorchcodec.\\nReasons: many')"
+    later = f"def VideoDecoder(source, **settings):\n    {at_once}"  # from 0.17 on
+    for number, (package, decoders) in enumerate([(at_once, ""), ("", later)]):
+        broken = tmp_path / str(number) / "torchcodec"
+        broken.mkdir(parents=True)
+        (broken / "__init__.py").write_text(package)
+        (broken / "decoders.py").write_text(decoders)
+        monkeypatch.syspath_prepend(broken.parent)
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchcodec"]:
+            monkeypatch.delitem(sys.modules, name)
+        for use in (lambda: open_video(path, "torchcodec"), lambda: check_readers(("torchcodec",))):
+            with pytest.raises(UserError, match="does not find FFmpeg's libraries") as caught:
+                use()
+            assert "\n" not in str(caught.value)

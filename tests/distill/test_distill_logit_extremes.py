@@ -163,7 +163,7 @@ def test_standardise_reaches_the_loss():
         (["labels", "several_soft"], False),
         (["soft"], False),
         (["several"], True),
-        (["several", "soft"], True),
+        (["several", "several_soft"], True),
         (["several_soft"], True),
     ],
 )

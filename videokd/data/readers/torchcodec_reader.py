@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -68,8 +69,24 @@ def torchcodec_decoder() -> Any:
             "`pip install 'videokd[torchcodec]'`, or set reader to auto"
         ) from None
     except (OSError, RuntimeError):
-        raise UserError(
-            "the reader torchcodec does not find FFmpeg's libraries; install FFmpeg 4 to 8 (on "
-            "Debian and Ubuntu: `apt install ffmpeg`), or set reader to auto"
-        ) from None
+        raise _no_ffmpeg() from None
+    if not _finds_ffmpeg(VideoDecoder):
+        raise _no_ffmpeg()
     return VideoDecoder
+
+
+@functools.cache
+def _finds_ffmpeg(decoder: Any) -> bool:
+    """From 0.17 on torchcodec can be imported without FFmpeg, and says so at the first video."""
+    try:
+        decoder(b"")
+    except (OSError, RuntimeError, ValueError) as error:
+        return "Could not load libtorchcodec" not in str(error)
+    return True
+
+
+def _no_ffmpeg() -> UserError:
+    return UserError(
+        "the reader torchcodec does not find FFmpeg's libraries; install FFmpeg 4 to 8 (on "
+        "Debian and Ubuntu: `apt install ffmpeg`), or set reader to auto"
+    )
