@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from ablation_reference import plan_of, record, study, tuned, videos, written
@@ -155,6 +155,25 @@ def test_what_is_read_must_lie_here_but_what_is_told_need_not(chosen):
         Key("mine", "run", "teacher", 0),
         Key("mine", "run", "logits", 1),
     ]
+
+
+def test_what_is_made_again_is_read_when_it_has_ended(chosen):
+    """Weights lie in a folder long before the end of a training; no student learns from them."""
+    plan = plan_of(chosen)
+    runner(chosen, Machine(plan)).do(plan, all_runs(plan))
+    results = Results(chosen.results)
+    student, teacher = Key("mine", "run", "logits", 1), Key("mine", "run", "teacher", 0)
+    del results.records[student]
+    assert missing(plan, results, [student]) == [student]
+    (plan.job(teacher).run_dir / RECORD).unlink()
+    assert missing(plan, results, [student]) == [teacher, student]
+    leave(plan, plan.job(replace(teacher, stage="tune")))
+    assert missing(plan, results, [student]) == [student], "both stages train it into one folder"
+    folder = plan.job(teacher).run_dir
+    write_text(
+        folder / RECORD, (folder / RECORD).read_text().replace(plan.job(teacher).digest, "x")
+    )
+    assert missing(plan, results, [student]) == [teacher, student]
 
 
 def test_a_failure_is_told_with_all_that_hangs_on_it(chosen):

@@ -26,7 +26,13 @@ from videokd.experiments.ablation.ladder import Row
 from videokd.experiments.ablation.plan import Job, Plan
 from videokd.experiments.ablation.records import Key, Record, Results
 from videokd.experiments.ablation.tuning import finished
-from videokd.experiments.ablation.work import prepare_job, product_of, read_outcome, run_job
+from videokd.experiments.ablation.work import (
+    is_made,
+    prepare_job,
+    product_of,
+    read_outcome,
+    run_job,
+)
 from videokd.files import lock_or_refuse
 
 if TYPE_CHECKING:
@@ -81,15 +87,14 @@ class Clock:
 def missing(plan: Plan, results: Results, keys: Sequence[Key]) -> list[Key]:
     """What is to be done for these runs, in an order in which each finds what it reads.
 
-    A run that is read must also have its folder here: results travel with the project, folders do
-    not.
+    A run that is read must also have ended here: results travel with the project, folders do not.
     """
     wanted: list[Key] = []
     open_keys = [key for key in keys if finished(plan, results, key) is None]
     for key in plan.with_needs(open_keys):
         record = finished(plan, results, key)
         is_read = key not in open_keys
-        if record is None or (is_read and not product_of(plan.job(key)).is_file()):
+        if record is None or (is_read and not is_made(plan.job(key))):
             wanted.append(key)
     return wanted
 

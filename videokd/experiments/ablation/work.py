@@ -62,6 +62,18 @@ def product_of(job: Job) -> Path:
     return job.run_dir / (Path(CACHE, MANIFEST) if job.is_cache else BEST)
 
 
+def is_made(job: Job) -> bool:
+    """Whether a run ended in its folder, so that others may read it there.
+
+    Weights and a manifest lie there long before the end. For which stage it ended is all the same.
+    """
+    path = job.run_dir / RECORD
+    if not path.is_file() or not product_of(job).is_file():
+        return False
+    record = Record.from_line(json.loads(read_text(path))["record"], where=str(path))
+    return record.digest == job.digest
+
+
 def check_job(job: Job) -> None:
     """A run that settings are chosen by is scored on validation videos and on no others."""
     data = job.settings.get("data", {})
