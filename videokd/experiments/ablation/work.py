@@ -67,11 +67,8 @@ def is_made(job: Job) -> bool:
 
     Weights and a manifest lie there long before the end. For which stage it ended is all the same.
     """
-    path = job.run_dir / RECORD
-    if not path.is_file() or not product_of(job).is_file():
-        return False
-    record = Record.from_line(json.loads(read_text(path))["record"], where=str(path))
-    return record.digest == job.digest
+    found = _left_in_folder(job)
+    return found is not None and found[0].digest == job.digest and product_of(job).is_file()
 
 
 def check_job(job: Job) -> None:
@@ -83,15 +80,22 @@ def check_job(job: Job) -> None:
 
 def read_outcome(job: Job) -> tuple[Record, list[Videos]] | None:
     """What `run_job` found with these settings; None where it has not."""
+    found = _left_in_folder(job)
+    if found is None or (found[0].key, found[0].digest) != (job.key, job.digest):
+        return None
+    record, lines = found
+    videos = [json.loads(line) for line in lines]
+    return record, [Videos(**{**one, "groups": tuple(one["groups"])}) for one in videos]
+
+
+def _left_in_folder(job: Job) -> tuple[Record, list[str]] | None:
+    """What the last run that ended in a job's folder found, whatever its settings, and the lines of
+    its videos."""
     path = job.run_dir / RECORD
     if not path.is_file():
         return None
     document = json.loads(read_text(path))
-    record = Record.from_line(document["record"], where=str(path))
-    if (record.key, record.digest) != (job.key, job.digest):
-        return None
-    videos = [json.loads(line) for line in document["videos"]]
-    return record, [Videos(**{**one, "groups": tuple(one["groups"])}) for one in videos]
+    return Record.from_line(document["record"], where=str(path)), document["videos"]
 
 
 def _trained_and_scored(
