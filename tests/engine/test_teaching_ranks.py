@@ -66,6 +66,36 @@ if distributed.is_initialized():
 """
 """What each process knows of the teacher before the first step, beside the recipe."""
 
+REMEMBER = """
+import sys
+from pathlib import Path
+import torch
+from torch import distributed
+from videokd.engine.train import Trainer
+from videokd.recipe import load_recipe
+from videokd.runs import train
+
+fit, share_statistics = Trainer.fit, Trainer._share_statistics
+
+def fit_from_other_statistics(trainer, *args, **options):
+    for name, buffer in trainer.learner.student.named_buffers():
+        if name.endswith("running_mean"):
+            buffer += 1000 * trainer.fabric.global_rank
+    return fit(trainer, *args, **options)
+
+def save_and_share(trainer):
+    name = f"{Path(sys.argv[1]).stem}.{trainer.fabric.global_rank}.pt"
+    torch.save(trainer.learner.state_dict(), Path(sys.argv[1]).with_name(name))
+    share_statistics(trainer)
+
+Trainer.fit, Trainer._share_statistics = fit_from_other_statistics, save_and_share
+train(load_recipe(sys.argv[1]), device="cpu", insist=True)
+if distributed.is_initialized():
+    distributed.destroy_process_group()
+"""
+"""What each process holds at the end of an epoch, before they take the first one's statistics;
+those of the second began a thousand higher, which a step does not read."""
+
 
 def launch(
     settings: dict[str, Any],
@@ -183,3 +213,22 @@ def test_the_check_of_a_teacher_counts_the_clips_of_all_processes(
     (line,) = lines[0]
     assert line.startswith("teacher: 64.7 % of 17 training clips")
     assert lines[1] == lines[0], "said once, by the first of the two"
+
+
+@pytest.mark.slow
+def test_steps_send_gradients_and_no_buffers(
+    tiny_index: Index, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    """A memory of all videos is made alike by each process; sending it every step would take
+    longer than the step. The statistics tell that nothing is sent."""
+    settings = kind_recipe(tiny_index, tmp_path / "run", {"checkpoint": str(tiny_teacher)})
+    settings["objective"]["terms"]["crd"] = {"kind": "crd", "num_negatives": 8}
+    settings["train"]["epochs"] = 1
+    launch(settings, tmp_path, ranks=2, port=29537, code=REMEMBER)
+    first, second = (torch.load(tmp_path / f"run.{r}.pt", weights_only=True) for r in range(2))
+    assert "objective.losses.crd_loss.student_memory" in first, sorted(first)
+    means = {name for name in first if name.endswith("running_mean")}
+    assert means
+    assert all((second[name] - first[name]).min() > 100 for name in means)
+    others = {name for name in first if not name.endswith(("running_mean", "running_var"))}
+    assert not [name for name in others if not torch.equal(first[name], second[name])]

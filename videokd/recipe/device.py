@@ -67,6 +67,7 @@ def create_fabric(
 ) -> Fabric:
     """Lightning Fabric on the device at hand; under torchrun, one process of its group."""
     from lightning_fabric import Fabric
+    from lightning_fabric.strategies.ddp import DDPStrategy
 
     flush_denormals()
     use_threads(cpu_threads)
@@ -86,7 +87,9 @@ def create_fabric(
         accelerator="cuda" if use_cuda else "cpu",
         devices=local_size,
         num_nodes=world_size // local_size,
-        strategy="ddp" if world_size > 1 else "auto",
+        # A step reads no buffer that its processes do not make alike (a term's memory of all
+        # videos, say). Batch norm's statistics are shared when they are used or kept.
+        strategy=DDPStrategy(broadcast_buffers=False) if world_size > 1 else "auto",
         precision=None if precision == "bf16" else "32-true",
         plugins=[bf16_autocast("cuda")] if precision == "bf16" else None,
     )
