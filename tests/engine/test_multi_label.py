@@ -19,6 +19,7 @@ from videokd.data.loading import EvalLoader
 from videokd.deploy.predict import predict
 from videokd.engine.time_probe import score_time_probe
 from videokd.errors import ConfigError, UserError
+from videokd.experiments.caching import cache_teacher
 from videokd.experiments.compare import compare_runs
 from videokd.experiments.folds import fold_configs
 from videokd.experiments.probe import probe_time
@@ -178,9 +179,17 @@ def test_a_teacher_of_the_other_kind_of_labels_has_no_logits_to_give(
         train(config, device="cpu", insist=True, quiet=True)
     assert "\n" not in str(error.value)
 
+    soft = terms["soft"]
     terms["soft"] = {"kind": "hint", "student_tap": "stage3", "teacher_tap": "res3"}
     config = as_config(student_recipe(index, out, its_teacher, objective={"terms": terms}))
     train(config, device="cpu", insist=True, quiet=True)  # its features are as good
+
+    cache_teacher(config, tmp_path / "cache", device="cpu", insist=True, quiet=True)
+    terms |= {"hint": terms["soft"], "soft": soft}
+    settings = student_recipe(index, tmp_path / "cached", its_teacher, objective={"terms": terms})
+    settings["teacher"] |= {"cache": str(tmp_path / "cache")}
+    with pytest.raises(UserError, match=message):  # its logits lie there
+        train(as_config(settings), device="cpu", quiet=True)
 
 
 def test_the_command_line_says_it(several: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from videokd.engine.teaching import Claim, CombinedTeaching, EmaTeacher, OnlineT
 from videokd.errors import UserError
 from videokd.files import file_digest, read_text
 from videokd.models.video_model import Frozen, VideoModel
-from videokd.recipe.cached import open_cache, views_of
+from videokd.recipe.cached import cached_teachers, open_cache, views_of
 from videokd.recipe.config import RunConfig
 from videokd.recipe.placebo import shuffled_within_class, with_random_weights
 from videokd.recipe.teachers import (
@@ -29,7 +29,7 @@ from videokd.recipe.teachers import (
     rendering_of,
     trained_teachers,
 )
-from videokd.recipe.trained import Trained, load_trained
+from videokd.recipe.trained import Trained, load_trained, recipe_of
 from videokd.teacher_cache.reading import CachedTeacher
 from videokd.types import ClassNames, TapShape
 
@@ -137,7 +137,7 @@ def _one(
             f"{trained.path}: the teacher knows {_some(trained.classes)}, but {config.data.index} "
             f"has {_some(index.classes)}; a teacher of the same classes in the same order is needed"
         )
-    _check_kind_of_labels(trained, config)
+    _check_kind_of_labels(trained.path, trained.config, config)
     # Its clips of a video are put together, one after the other in time.
     num_clips = view.num_clips if isinstance(view, WholeVideo) else 1
     shapes = trained.model.tap_shapes
@@ -157,24 +157,26 @@ def _one(
     )
 
 
-def _check_kind_of_labels(trained: Trained, config: RunConfig) -> None:
+def _check_kind_of_labels(teacher: Path, trained_by: RunConfig, config: RunConfig) -> None:
     """Logits of a softmax say nothing a class at a time, and the other way round."""
-    objective, theirs = config.objective, trained.config.objective
+    objective, theirs = config.objective, trained_by.objective
     name = next((name for name, term in objective.active_terms.items() if term.reads_logits), None)
     if name is None or theirs.is_multi_label == objective.is_multi_label:
         return
     one, several = "one label a video", "several labels a video"
     taught, wanted = (several, one) if theirs.is_multi_label else (one, several)
     raise UserError(
-        f"{trained.path}: the teacher was trained for {taught} and this recipe is for {wanted}, so "
+        f"{teacher}: the teacher was trained for {taught} and this recipe is for {wanted}, so "
         f"its logits say nothing to objective.terms.{name}; give the term weight 0 and learn from "
         "features, or train such a teacher"
     )
 
 
 def _cached(config: RunConfig, folder: Path, fabric: Fabric) -> TeacherParts:
-    """What teachers said when the cache was made; they are not loaded."""
+    """What teachers said when the cache was made; only their recipes are read."""
     cache = open_cache(config, folder)
+    for one in cached_teachers(config).values():
+        _check_kind_of_labels(one.checkpoint, recipe_of(one.checkpoint), config)
     teacher, views = cache.manifest.teacher, views_of(config)
     return TeacherParts(
         teaching=CachedTeacher(cache, device=fabric.device),

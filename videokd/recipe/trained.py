@@ -46,7 +46,7 @@ def load_trained(path: Path | str) -> Trained:
     flush_denormals()
     file = checkpoint_file(Path(path))
     content = load_checkpoint(file)
-    config = parse_config(RunConfig, content["recipe"], source=f"{file}: the recipe inside")
+    config = _recipe_in(content, file)
     classes = ClassNames(content["class_names"])
     model = create_video_model(without_pretraining(config.model), num_classes=len(classes))
     load_weights(
@@ -57,6 +57,16 @@ def load_trained(path: Path | str) -> Trained:
         source=str(file),
     )
     return Trained(model.eval(), classes, config, file, content["state"])
+
+
+def recipe_of(path: Path | str) -> RunConfig:
+    """What the network of a run folder or checkpoint was trained by."""
+    file = checkpoint_file(Path(path))
+    return _recipe_in(load_checkpoint(file), file)
+
+
+def _recipe_in(content: dict[str, Any], file: Path) -> RunConfig:
+    return parse_config(RunConfig, content["recipe"], source=f"{file}: the recipe inside")
 
 
 def without_pretraining(config: Any) -> Any:

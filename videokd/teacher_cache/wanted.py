@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import NamedTuple
 
-from videokd.config import did_you_mean
+from videokd.distill.losses.base import check_tap
 from videokd.distill.terms import ObjectiveConfig
 from videokd.errors import ConfigError
 from videokd.teacher_cache.contents import Contents
@@ -29,11 +29,7 @@ class Wanted(NamedTuple):
             ConfigError: in the words of a run with the teacher online.
         """
         for tap, term in self.taps.items():
-            if tap not in known:
-                raise ConfigError(
-                    f"objective.terms.{term}.teacher_tap: the teacher has no tap {tap!r}; "
-                    f"{did_you_mean(tap, list(known))}"
-                )
+            check_tap(term, "teacher", tap, known)
 
     def lacking(self, contents: Contents) -> str:
         """What of this is not held; empty where all is."""

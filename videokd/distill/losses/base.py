@@ -6,9 +6,9 @@ classes, **D** pooled features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, Literal, TypeVar
 
 import torch
 from torch import nn
@@ -150,15 +150,8 @@ class TermLoss(nn.Module, Generic[T]):
                 "give the recipe a teacher or set the weight to 0"
             )
         for pair in self.term.tap_pairs:
-            for role, tap, known in (
-                ("student", pair.student_tap, self.networks.student_taps),
-                ("teacher", pair.teacher_tap, self.networks.teacher_taps),
-            ):
-                if tap not in known:
-                    raise ConfigError(
-                        f"{self.where}.{role}_tap: the {role} has no tap {tap!r}; "
-                        f"{did_you_mean(tap, list(known))}"
-                    )
+            check_tap(self.name, "student", pair.student_tap, self.networks.student_taps)
+            check_tap(self.name, "teacher", pair.teacher_tap, self.networks.teacher_taps)
 
     def needs_time(self, pair: TapPair) -> None:
         """Refuse a pair of which one side has a single step.
@@ -177,3 +170,18 @@ class TermLoss(nn.Module, Generic[T]):
                     f"{self.where}.{role}_tap: {tap!r} has one step in time, and {self.term.kind} "
                     "needs two; take a tap that keeps time"
                 )
+
+
+def check_tap(
+    term: str, role: Literal["student", "teacher"], tap: str, known: Collection[str]
+) -> None:
+    """Refuse a tap that a network does not have.
+
+    Raises:
+        ConfigError: with the nearest name that it has.
+    """
+    if tap not in known:
+        raise ConfigError(
+            f"objective.terms.{term}.{role}_tap: the {role} has no tap {tap!r}; "
+            f"{did_you_mean(tap, list(known))}"
+        )
