@@ -566,7 +566,7 @@ def test_a_students_first_weights_are_left_alone(
 def test_looking_at_the_recipe_draws_nothing(settings: dict[str, Any]) -> None:
     config, fabric = as_config(settings), create_fabric("cpu")
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-    caching._refuse_what_training_would(config, fabric)
+    caching._as_training_would(config, fabric)
     after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     assert before == after
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from videokd.data.index import read_index
 from videokd.data.loading import TrainLoader
 from videokd.engine.trust import check_teachers
 from videokd.errors import ConfigError, UserError
@@ -23,12 +22,10 @@ from videokd.recipe import (
     Device,
     RunConfig,
     TeacherParts,
-    build,
+    build_with_teacher,
     create_fabric,
-    load_teacher,
     without_pretraining,
 )
-from videokd.recipe.building import train_loader
 from videokd.recipe.cached import cache_identity, cached_teachers
 from videokd.recipe.teachers import Cacheable
 from videokd.teacher_cache.contents import Contents
@@ -128,12 +125,8 @@ def cache_teacher(
         raise ConfigError("train.epochs is 0, so there are no draws to cache; give --epochs")
     started = time.monotonic()
     fabric = create_fabric(device, config.train.precision, cpu_threads=config.train.cpu_threads)
-    _refuse_what_training_would(config, fabric)
-    index = read_index(config.data.index)
-    parts = load_teacher(config, index, fabric)
+    loader, parts = _as_training_would(config, fabric)
     assert parts.teaching is not None, "it is known to be a trained one"
-    parts.teaching.keep_taps(config.objective.teacher_taps)
-    loader = train_loader(config, index, parts, fabric)
     teach = teach_with(parts.teaching, num_parts=config.train.accumulate, device=fabric.device)
     contents = _contents(config, loader, teach, top_k=top_k)
     wanted = _manifest(
@@ -194,14 +187,16 @@ def _folder_and_teacher(config: RunConfig, folder: Path | None) -> tuple[Path, R
     return folder, config.model_copy(update={"teacher": online})
 
 
-def _refuse_what_training_would(config: RunConfig, fabric: Fabric) -> None:
-    """Build all that the student's training does, once, before the teacher is run over all draws.
+def _as_training_would(config: RunConfig, fabric: Fabric) -> tuple[TrainLoader, TeacherParts]:
+    """Clips and teacher of the student's training, all of which is built: what it would refuse is
+    refused before the teacher is run over all draws.
 
     First weights change no shape and may have to be downloaded: they are left out.
     """
     first = {"init": InitConfig(), "model": without_pretraining(config.model)}
     with torch.random.fork_rng(devices=[]):  # networks are made on the CPU
-        build(config.model_copy(update=first), fabric)
+        trainer, parts = build_with_teacher(config.model_copy(update=first), fabric)
+    return trainer.loader, parts
 
 
 def _manifest(

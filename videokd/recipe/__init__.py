@@ -5,6 +5,7 @@ Below this room every object takes plain arguments; above it, everything has a `
 
 from videokd.recipe.building import (
     build,
+    build_with_teacher,
     check_clip_length,
     create_model,
     eval_loader,
@@ -13,7 +14,7 @@ from videokd.recipe.building import (
 from videokd.recipe.config import Device, Role, RunConfig, load_recipe
 from videokd.recipe.device import create_fabric, flush_denormals, use_threads
 from videokd.recipe.teachers import TeacherConfig
-from videokd.recipe.teaching import TeacherParts, load_teacher, teacher_inputs
+from videokd.recipe.teaching import TeacherParts, teacher_inputs
 from videokd.recipe.trained import Trained, load_trained, without_pretraining
 
 __all__ = [
@@ -24,13 +25,13 @@ __all__ = [
     "TeacherParts",
     "Trained",
     "build",
+    "build_with_teacher",
     "check_clip_length",
     "create_fabric",
     "create_model",
     "eval_loader",
     "flush_denormals",
     "load_recipe",
-    "load_teacher",
     "load_trained",
     "share_of_batch",
     "teacher_inputs",

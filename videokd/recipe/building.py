@@ -73,6 +73,13 @@ def build(
     Raises:
         UserError: everything that can be known to be wrong before the first step.
     """
+    return build_with_teacher(config, fabric, say=say)[0]
+
+
+def build_with_teacher(
+    config: RunConfig, fabric: Fabric, *, say: Callable[[str], None] = lambda _: None
+) -> tuple[Trainer, TeacherParts]:
+    """As `build`, and what is known of who teaches."""
     index = read_index(config.data.index)
     with fabric.rank_zero_first(local=True):  # one process of a machine downloads
         first_weights = find_weights(config.init)
@@ -89,7 +96,7 @@ def build(
         student.keep_taps(config.objective.student_taps)
     if teacher.teaching is not None:
         teacher.teaching.keep_taps(config.objective.teacher_taps)
-    loader = train_loader(config, index, teacher, fabric)
+    loader = _train_loader(config, index, teacher, fabric)
     _say_unlabelled(config, loader, say)
     trainer = Trainer(
         fabric=fabric,
@@ -111,7 +118,7 @@ def build(
         validate=_validation(config, index, fabric),
     )
     _say_never_on(config.objective, trainer.total_steps, say)
-    return trainer
+    return trainer, teacher
 
 
 def _say_never_on(objective: ObjectiveConfig, num_steps: int, say: Callable[[str], None]) -> None:
@@ -199,7 +206,7 @@ def _check_same_clips(student: InputSpec, peer: InputSpec) -> None:
         )
 
 
-def train_loader(
+def _train_loader(
     config: RunConfig, index: Index, teacher: TeacherParts, fabric: Fabric
 ) -> TrainLoader:
     """This process's share of the recipe's training clips."""
