@@ -157,5 +157,6 @@ def tuned(places: Places, study_name: str, val_pct: dict[str, tuple[float, float
     for row, values in val_pct.items():
         for key in plan.tune_keys(study_name, row):
             assert key.trial is not None
-            results.add(record(plan, key, {"val": values[key.trial]}), [])
+            scores = dict.fromkeys(plan.job(key).splits, values[key.trial])
+            results.add(record(plan, key, scores), [])
     return results

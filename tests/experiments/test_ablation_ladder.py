@@ -305,6 +305,13 @@ def test_the_control_of_equal_time_gets_the_teachers_time_too(tmp_path):
 # What the teacher says, kept once a seed.
 
 
+OVER_FOLDS = {
+    **{"role": "control", "output_dir": "x", "train": {"epochs": 10}},
+    "data": {"index": "half.csv", "train_split": "train{fold}", "test_split": "test{fold}"},
+}
+"""A recipe whose splits are a fold's."""
+
+
 def with_cache(**changes):
     """`logits` reads a cache, which its placebo cannot."""
     rows = study()["rows"]
@@ -368,9 +375,28 @@ def test_the_time_of_a_row_has_its_cache_in_it(tmp_path):
     assert plan.choices.find("mine", "long", None).over == {"train.epochs": 60}
 
 
-def test_a_cache_has_the_seeds_of_its_readers(tmp_path):
-    with pytest.raises(ConfigError, match="a cache has the study's seeds"):
+def test_a_cache_has_the_seeds_and_folds_of_its_readers(tmp_path):
+    refusal = "a cache has the study's seeds and folds"
+    with pytest.raises(ConfigError, match=refusal):
         plan_of(written(tmp_path, mine=with_cache(seeds=[0])))
+    rows = with_cache(folds=False)["rows"]
+    with pytest.raises(ConfigError, match=refusal):
+        plan_of(written(tmp_path, mine=people(rows=rows)))
+
+
+def test_each_fold_has_a_cache_of_its_own_and_each_pair_too(tmp_path):
+    places = written(tmp_path, recipe=OVER_FOLDS, mine=people(rows=with_cache()["rows"]))
+    results = tuned(places, "mine", {"logits": (70.0, 60.0)})
+    choose_all(plan_of(places), results, "mine", ["logits"])
+    plan = plan_of(places)
+    readers = [*plan.run_keys("mine", "logits"), *plan.tune_keys("mine", "logits")]
+    folders = set()
+    for key in readers:
+        (cache,) = (one for one in plan.job(key).needs if one.row == "cache")
+        assert (cache.stage, cache.seed, cache.fold) == (key.stage, key.seed, key.fold)
+        assert plan.job(cache).settings["data"] == plan.job(key).settings["data"]
+        folders.add(plan.run_dir(cache))
+    assert len(folders) == 2 * 3 + 3, "two seeds of three folds, and three pairs"
 
 
 # Test videos have no part in choosing.
@@ -428,11 +454,7 @@ def test_a_tuning_run_that_asks_for_a_test_split_is_stopped(tmp_path):
 
 def test_a_fold_is_tuned_on_the_people_of_the_others(tmp_path):
     """Each pair of folds is left out together once, and each is the other's validation."""
-    recipe = {
-        **{"role": "control", "output_dir": "x", "train": {"epochs": 10}},
-        "data": {"index": "half.csv", "train_split": "train{fold}", "test_split": "test{fold}"},
-    }
-    places = written(tmp_path, recipe=recipe, mine=people())
+    places = written(tmp_path, recipe=OVER_FOLDS, mine=people())
     plan, results = plan_of(places), Results(places.results)
     # trial 0 is good on the people of fold 1 alone, trial 1 on the others'
     for key in plan.tune_keys("mine", "plain"):

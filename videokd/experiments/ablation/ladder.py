@@ -224,10 +224,10 @@ class Study(Config):
             referred = [*row.uses.values(), row.choice_of, row.total_time_of, row.versus]
             for other in referred:
                 _check_known(other, self.rows, where)
-            if row.kind == "cache" and (row.seeds is not None or self.folds):
+            if row.kind == "cache" and (row.seeds is not None or (self.folds and not row.folds)):
                 raise ValueError(
-                    f"{where}: a cache has the study's seeds, and no folds; it is of the draws of "
-                    "one seed on one split"
+                    f"{where}: a cache has the study's seeds and folds; it is of the draws of one "
+                    "seed on one split"
                 )
             if row.is_prerequisite != (row.group is None):
                 raise ValueError(f"{where}: a row is compared in a group, or is read by others")
