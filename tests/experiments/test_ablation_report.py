@@ -183,6 +183,68 @@ def test_a_group_faces_its_own_controls_and_those_of_another(tmp_path):
         assert of_group == {"ladder": {"all": "smooth"}, "more": {"all": best}}
 
 
+def test_the_best_recipe_is_told_against_the_best_of_the_shorter_controls_too(tmp_path):
+    """`long` has the time of a teacher, and so has the one that learns from it."""
+    rows = study()["rows"]
+    rows["long"] = {
+        "like": "plain",
+        "label": "long",
+        "choice_of": "plain",
+        "total_time_of": "logits",
+    }
+    rows["pupil"] = {**rows["plain"], "label": "pupil", "uses": {"teacher.checkpoint": "long"}}
+    wrong = {"plain": 30, "smooth": 28, "long": 14, "pupil": 16, "logits": 12}
+    places = written(tmp_path, mine=study(rows=rows))
+    places.report.write_text(f"{BEGIN}\n{END}\n", encoding="utf-8")
+    tuned(places, "mine", dict.fromkeys(("plain", "smooth", "logits"), (50.0, 60.0)))
+    plan, results = plan_of(places), Results(places.results)
+    results.add(record(plan, Key("mine", "tune", "teacher", 0), {"val": 90.0}), [])
+    choose_all(plan, results, "mine", ["plain", "smooth", "logits", "long"])
+    tuned(places, "mine", {"pupil": (50.0, 60.0)})
+    choose_all(plan_of(places), Results(places.results), "mine", ["pupil"])
+
+    def run(names):
+        plan, results = plan_of(places), Results(places.results)
+        for row in names:
+            for seed in (0, 1):
+                key = Key("mine", "run", row, seed)
+                one = predicting(plan, key, wrong[row] + seed, labels=LABELS, split="test")
+                results.add(one, [videos("mine", LABELS)])
+        document = write_report(plan, results, quick=False)
+        (group,) = report_study(plan, results, "mine").groups
+        return group, document["mine"]["groups"][0], places.report.read_text(encoding="utf-8")
+
+    def test(mine, theirs):
+        pair = [[np.arange(60) >= wrong[row] + seed for seed in (0, 1)] for row in (mine, theirs)]
+        return seed_test(*map(np.stack, pair))
+
+    group, _, text = run(set(wrong) - {"long"})
+    assert group.best_control == {}, "a control is missing"
+    assert group.recipe_over_shorter == test("logits", "smooth"), "which this one does not wait for"
+    assert "The best recipe, " not in text
+    group, plain, text = run(["long"])
+    assert (group.best_control, group.shorter_control) == ({"all": "long"}, {"all": "smooth"})
+    assert group.recipe_test == test("logits", "long")
+    assert group.recipe_over_shorter == test("logits", "smooth")
+    assert plain["recipe_over_shorter"] == test("logits", "smooth").to_dict()
+    (low, high), (low2, high2) = (
+        one.interval_pct for one in (group.recipe_test, group.recipe_over_shorter)
+    )
+    assert (
+        f"Best control on validation: long. The best recipe, logits, is +3.33 [{low:.2f}, "
+        f"{high:.2f}] over it, and +26.67 [{low2:.2f}, {high2:.2f}] over smooth, the best of those "
+        "that are not given a teacher's time."
+    ) in text
+
+
+def test_the_best_control_is_told_once(places):
+    """Where no control is given more time there is nothing besides."""
+    write_report(plan_of(places), Results(places.results), quick=False)
+    (group,) = rows_of(places)[0].groups
+    assert (group.shorter_control, group.recipe_over_shorter) == ({}, None)
+    assert "a teacher's time" not in places.report.read_text(encoding="utf-8")
+
+
 def test_what_stands_beside_the_accuracy(places):
     report, rows = rows_of(places)
     # Seed 0 of the teacher is wrong on 6, the student on 12 and on 9, all in the next class.

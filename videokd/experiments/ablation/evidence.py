@@ -91,6 +91,10 @@ class GroupReport:
     """The same of the distilled rows that have trials of their own."""
     recipe_test: SeedTest | None
     """The best recipe against the best control, fold by fold as validation chose them."""
+    shorter_control: dict[str, str]
+    """The best among the controls that are not given a teacher's time, where that is another."""
+    recipe_over_shorter: SeedTest | None
+    """The best recipe against that: what it is worth where the teacher is there already."""
     rows: tuple[RowReport, ...]
     beside: tuple[RowReport, ...]
     """Of other groups, for comparison with the eye."""
@@ -164,6 +168,10 @@ class _Reporter:
     def _group(self, name: str, rows: dict[str, RowReport], best: dict[Fold, str]) -> GroupReport:
         group = self.study.groups[name]
         controls = self.answers.correct_of(best) if best else {}
+        shorter = self._best([one for one in self._controls(name) if not self._is_given_time(one)])
+        if shorter == best:
+            shorter = {}
+        shorter_controls = self.answers.correct_of(shorter) if shorter else {}
         recipe = self._best(self._recipes(name))
         recipes = self.answers.correct_of(recipe) if recipe else {}
         return GroupReport(
@@ -173,6 +181,8 @@ class _Reporter:
             control_lacks=tuple(s for s in self.study.seeds if best and s not in controls),
             best_recipe=_by_name(recipe),
             recipe_test=self._paired(recipes, controls, self.study.seeds),
+            shorter_control=_by_name(shorter),
+            recipe_over_shorter=self._paired(recipes, shorter_controls, self.study.seeds),
             rows=tuple(row for row in rows.values() if row.group == name),
             beside=tuple(rows[other] for other in group.beside),
         )
@@ -254,6 +264,11 @@ class _Reporter:
         groups = {group, *self.study.groups[group].controls_of}
         rows = self.study.rows.items()
         return [name for name, row in rows if row.kind == "control" and row.group in groups]
+
+    def _is_given_time(self, name: str) -> bool:
+        """Whether a control, or one that it learns from, is trained for a teacher's time too."""
+        reads = self.plan.read_by(self.name, name)
+        return any(self.study.rows[one].total_time_of is not None for one in (name, *reads))
 
     def _recipes(self, group: str) -> list[str]:
         """Distilled rows with trials of their own: over folds, others are not validated."""

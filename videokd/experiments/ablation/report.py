@@ -23,7 +23,7 @@ from videokd.experiments.ablation.picture import draw_gains
 from videokd.experiments.ablation.plan import Plan
 from videokd.experiments.ablation.records import Results
 from videokd.files import read_text, write_text
-from videokd.metrics import interval_text
+from videokd.metrics import SeedTest, interval_text
 
 BEGIN = "<!-- tables of `videokd reproduce ablation --stage report`; written by it -->"
 END = "<!-- end of these tables -->"
@@ -118,7 +118,7 @@ def study_document(report: StudyReport) -> dict[str, Any]:
         plain = asdict(one)
         plain["seeds_pct"] = {str(seed): value for seed, value in one.seeds_pct.items()}
         plain["failed"] = list(one.failed)
-        plain["test"] = None if one.test is None else one.test.to_dict()
+        plain["test"] = _plain_test(one.test)
         return plain | {"mean_pct": one.mean_pct, "verdict": one.verdict}
 
     return {
@@ -133,7 +133,9 @@ def study_document(report: StudyReport) -> dict[str, Any]:
                 "title": group.title,
                 "best_control": group.best_control,
                 "best_recipe": group.best_recipe,
-                "recipe_test": None if group.recipe_test is None else group.recipe_test.to_dict(),
+                "recipe_test": _plain_test(group.recipe_test),
+                "shorter_control": group.shorter_control,
+                "recipe_over_shorter": _plain_test(group.recipe_over_shorter),
                 "rows": [row(one) for one in group.rows],
             }
             for group in report.groups
@@ -149,6 +151,10 @@ def study_document(report: StudyReport) -> dict[str, Any]:
         ],
         "stale": list(report.stale),
     }
+
+
+def _plain_test(test: SeedTest | None) -> dict[str, Any] | None:
+    return None if test is None else test.to_dict()
 
 
 def _teacher_text(report: StudyReport) -> str:
@@ -183,10 +189,29 @@ def _group_lines(group: GroupReport) -> list[str]:
     waiting = [_name(row) for row in group.rows if row not in shown]
     lines = [f"### {group.title}", ""]
     if any(row in shown for row in group.rows):
-        lines += [chosen, "", *_table(_GAINS, gains), "", *_table(_COSTS, costs), ""]
+        lines += [chosen + _recipe_text(group), ""]
+        lines += [*_table(_GAINS, gains), "", *_table(_COSTS, costs), ""]
     lines += ["No number: " + "; ".join(failed) + ".", ""] if failed else []
     lines += ["Not run yet: " + "; ".join(waiting) + ".", ""] if waiting else []
     return lines[:-1]
+
+
+def _recipe_text(group: GroupReport) -> str:
+    """What the best recipe is over the best control, and over the best of those whose time is a
+    student's alone."""
+    if group.recipe_test is None:
+        return ""
+    text = f" The best recipe, {names_by_fold(group, group.best_recipe)}, is "
+    text += f"{_points(group.recipe_test)} over it"
+    if group.recipe_over_shorter is not None:
+        shorter = names_by_fold(group, group.shorter_control)
+        text += f", and {_points(group.recipe_over_shorter)} over {shorter}, the best of those "
+        text += "that are not given a teacher's time"
+    return text + "."
+
+
+def _points(test: SeedTest) -> str:
+    return f"{test.difference_pct:+z.2f} {interval_text(test.interval_pct, digits=2)}"
 
 
 def _placebo_lines(comparisons: Sequence[OverPlacebo]) -> list[str]:
