@@ -375,6 +375,24 @@ def test_the_time_of_a_row_has_its_cache_in_it(tmp_path):
     assert plan.choices.find("mine", "long", None).over == {"train.epochs": 60}
 
 
+@pytest.mark.parametrize(("starts_count", "epochs"), [(True, 105), (False, 55)])
+def test_first_weights_count_in_a_total_time_or_are_there(tmp_path, starts_count, epochs):
+    rows = study()["rows"]
+    rows["start"] = {"label": "start", "kind": "start", "recipe": "recipe.yaml", "seeds": [0]}
+    rows["teacher"]["uses"] = {"init.weights": "start"}
+    long = {"like": "plain", "label": "long", "choice_of": "plain", "total_time_of": "logits"}
+    rows["long"] = long
+    places = written(tmp_path, mine=study(rows=rows, starts_count=starts_count))
+    results = tuned(places, "mine", {"plain": (50.0, 60.0), "logits": (70.0, 60.0)})
+    plan = plan_of(places)
+    for row, seconds in (("teacher", 270.0), ("start", 300.0)):
+        key = Key("mine", "tune", row, 0)
+        results.add(record(plan, key, {"val": 90.0}, train_seconds=seconds), [])
+    choose_all(plan, results, "mine", ["plain", "logits", "long"])
+    # 60 s for 10 epochs; beside the student's 60 s the teacher's 270 s, and the start's 300 s.
+    assert plan.choices.find("mine", "long", None).over == {"train.epochs": epochs}
+
+
 def test_a_cache_has_the_seeds_and_folds_of_its_readers(tmp_path):
     refusal = "a cache has the study's seeds and folds"
     with pytest.raises(ConfigError, match=refusal):

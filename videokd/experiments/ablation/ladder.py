@@ -200,6 +200,8 @@ class Study(Config):
     seeds: tuple[int, ...] = Field(min_length=1)
     teacher: str
     """The row that agreement is measured with."""
+    starts_count: bool = True
+    """Whether the training of first weights is a part of what a control of equal time is given."""
     tuning: Tuning
     axes: dict[str, Axis] = Field(default_factory=dict)
     """Name -> settings that a trial takes one of."""
@@ -365,6 +367,7 @@ def quick_study(study: Study, data: Data, sources: Mapping[str, SyntheticData]) 
     values = {
         "title": study.title,
         "teacher": study.teacher,
+        "starts_count": study.starts_count,
         "groups": {name: group.model_dump() for name, group in groups.items()},
         "data": data.model_dump(),
         "sources": {name: source.model_dump() for name, source in sources.items()},

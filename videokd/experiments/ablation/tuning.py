@@ -161,6 +161,9 @@ def _timed_rows(plan: Plan, study: str, row: str) -> list[str]:
     assert target is not None, "asked of such rows alone"
     assert shape is not None, "checked when the ladder was read"
     also = plan.read_by(study, target) - plan.read_by(study, shape)
+    if not plan.study(study).starts_count:
+        rows = plan.study(study).rows
+        also = {name for name in also if rows[name].kind != "start"}
     return [shape, target, *sorted(also)]
 
 
