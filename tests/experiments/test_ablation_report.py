@@ -163,13 +163,15 @@ def test_no_placebo_where_a_seed_of_it_failed(places):
 def test_a_group_faces_its_own_controls_and_those_of_another(tmp_path):
     rows = study()["rows"]
     rows["logits"] |= {"group": "more"}
+    rows["smooth"] |= {"label": "smoothed"}
     rows["trained"] = {**rows["plain"], "label": "trained", "group": "more"}
     groups = {"ladder": {"title": "Ladder"}, "more": {"title": "More", "controls_of": ["ladder"]}}
     places = written(tmp_path, mine=study(rows=rows, groups=groups))
     names = ("plain", "smooth", "trained", "logits")
     tuned(places, "mine", dict.fromkeys(names, (50.0, 60.0)))
     choose_all(plan_of(places), Results(places.results), "mine", list(names))
-    for best, trained in (("smooth", 20), ("trained", 2)):
+    places.report.write_text(f"{BEGIN}\n{END}\n", encoding="utf-8")
+    for best, label, trained in (("smooth", "smoothed", 20), ("trained", "trained", 2)):
         plan, results = plan_of(places), Results(places.results)
         for row, wrong in {"plain": 30, "smooth": 10, "trained": trained, "logits": 5}.items():
             for seed in (0, 1):
@@ -181,6 +183,9 @@ def test_a_group_faces_its_own_controls_and_those_of_another(tmp_path):
             one.name: one.best_control for one in report_study(plan, results, "mine").groups
         }
         assert of_group == {"ladder": {"all": "smooth"}, "more": {"all": best}}
+        write_report(plan, results, quick=False)
+        _, _, more = places.report.read_text(encoding="utf-8").partition("### More")
+        assert f"Best control on validation: {label}." in more
 
 
 def test_the_best_recipe_is_told_against_the_best_of_the_shorter_controls_too(tmp_path):

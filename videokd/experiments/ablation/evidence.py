@@ -95,6 +95,8 @@ class GroupReport:
     """The best among the controls that are not given a teacher's time, where that is another."""
     recipe_over_shorter: SeedTest | None
     """The best recipe against that: what it is worth where the teacher is there already."""
+    labels: dict[str, str]
+    """Of the rows named above, which may be another group's."""
     rows: tuple[RowReport, ...]
     beside: tuple[RowReport, ...]
     """Of other groups, for comparison with the eye."""
@@ -183,6 +185,11 @@ class _Reporter:
             recipe_test=self._paired(recipes, controls, self.study.seeds),
             shorter_control=_by_name(shorter),
             recipe_over_shorter=self._paired(recipes, shorter_controls, self.study.seeds),
+            labels={
+                row: self.study.rows[row].label
+                for chosen in (best, recipe, shorter)
+                for row in chosen.values()
+            },
             rows=tuple(row for row in rows.values() if row.group == name),
             beside=tuple(rows[other] for other in group.beside),
         )

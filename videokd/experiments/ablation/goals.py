@@ -57,8 +57,7 @@ def _gain(goals: Goals, group: GroupReport) -> Outcome:
 
 def names_by_fold(group: GroupReport, rows: dict[str, str]) -> str:
     """The labels of fold -> row, as tables say it: `logits`, or `logits (fold 1), all (fold 2)`."""
-    labels = {row.name: row.label for row in (*group.rows, *group.beside)}
-    named = {fold: labels.get(name, name) for fold, name in rows.items()}
+    named = {fold: group.labels[name] for fold, name in rows.items()}
     if len(set(named.values())) == 1:
         return next(iter(named.values()))
     return ", ".join(f"{label} (fold {fold})" for fold, label in named.items())

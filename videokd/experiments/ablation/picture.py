@@ -119,7 +119,7 @@ def _draw_legend(figure: Any, height: float) -> None:
     figure.legend(
         handles=handles,
         loc="upper right",
-        bbox_to_anchor=(0.985, 1 - 0.34 / height),
+        bbox_to_anchor=(0.985, 1 - 0.14 / height),
         ncols=4,
         frameon=False,
         fontsize=8.5,
