@@ -24,6 +24,9 @@ RECIPE = {
 
 LR = [{"train.optim.lr": 0.01}, {"train.optim.lr": 0.02}]
 
+LONG = {"like": "plain", "label": "long", "choice_of": "plain", "total_time_of": "logits"}
+"""A row to add: the control for the total time of `logits`."""
+
 
 def study(**changes: Any) -> dict[str, Any]:
     """Two tuned controls, a tuned student, its placebo."""

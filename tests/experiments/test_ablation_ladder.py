@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from ablation_reference import people, plan_of, record, study, tuned, written
+from ablation_reference import LONG, people, plan_of, record, study, tuned, written
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -277,12 +277,7 @@ def test_a_choice_is_stale_when_its_trials_change(tmp_path):
 
 def test_the_control_of_equal_time_gets_the_teachers_time_too(tmp_path):
     rows = study()["rows"]
-    rows["long"] = {
-        "like": "plain",
-        "label": "long",
-        "choice_of": "plain",
-        "total_time_of": "logits",
-    }
+    rows["long"] = LONG
     places = written(tmp_path, mine=study(rows=rows))
     results = tuned(places, "mine", {"plain": (50.0, 60.0), "logits": (70.0, 60.0)})
     plan = plan_of(places)
@@ -356,12 +351,7 @@ def test_a_cache_of_another_teacher_is_another_cache(tmp_path):
 
 def test_the_time_of_a_row_has_its_cache_in_it(tmp_path):
     settings = with_cache()
-    settings["rows"]["long"] = {
-        "like": "plain",
-        "label": "long",
-        "choice_of": "plain",
-        "total_time_of": "logits",
-    }
+    settings["rows"]["long"] = LONG
     places = written(tmp_path, mine=settings)
     results = tuned(places, "mine", {"plain": (50.0, 60.0), "logits": (70.0, 60.0)})
     plan = plan_of(places)
@@ -380,8 +370,7 @@ def test_first_weights_count_in_a_total_time_or_are_there(tmp_path, starts_count
     rows = study()["rows"]
     rows["start"] = {"label": "start", "kind": "start", "recipe": "recipe.yaml", "seeds": [0]}
     rows["teacher"]["uses"] = {"init.weights": "start"}
-    long = {"like": "plain", "label": "long", "choice_of": "plain", "total_time_of": "logits"}
-    rows["long"] = long
+    rows["long"] = LONG
     places = written(tmp_path, mine=study(rows=rows, starts_count=starts_count))
     results = tuned(places, "mine", {"plain": (50.0, 60.0), "logits": (70.0, 60.0)})
     plan = plan_of(places)

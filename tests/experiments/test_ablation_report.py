@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from ablation_reference import (
+    LONG,
     RECIPE,
     people,
     plan_of,
@@ -191,12 +192,7 @@ def test_a_group_faces_its_own_controls_and_those_of_another(tmp_path):
 def test_the_best_recipe_is_told_against_the_best_of_the_shorter_controls_too(tmp_path):
     """`long` has the time of a teacher, and so has the one that learns from it."""
     rows = study()["rows"]
-    rows["long"] = {
-        "like": "plain",
-        "label": "long",
-        "choice_of": "plain",
-        "total_time_of": "logits",
-    }
+    rows["long"] = LONG
     rows["pupil"] = {**rows["plain"], "label": "pupil", "uses": {"teacher.checkpoint": "long"}}
     wrong = {"plain": 30, "smooth": 28, "long": 14, "pupil": 16, "logits": 12}
     places = written(tmp_path, mine=study(rows=rows))

@@ -156,14 +156,13 @@ def _long_enough(
 
 def _timed_rows(plan: Plan, study: str, row: str) -> list[str]:
     """The row that is trained for longer, then those whose time it is given."""
-    one = plan.study(study).rows[row]
-    target, shape = one.total_time_of, one.choice_of
+    one = plan.study(study)
+    target, shape = one.rows[row].total_time_of, one.rows[row].choice_of
     assert target is not None, "asked of such rows alone"
     assert shape is not None, "checked when the ladder was read"
     also = plan.read_by(study, target) - plan.read_by(study, shape)
-    if not plan.study(study).starts_count:
-        rows = plan.study(study).rows
-        also = {name for name in also if rows[name].kind != "start"}
+    if not one.starts_count:
+        also = {name for name in also if one.rows[name].kind != "start"}
     return [shape, target, *sorted(also)]
 
 
