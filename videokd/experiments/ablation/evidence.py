@@ -5,6 +5,7 @@ Nothing here reads anything but results, choices and the ladder.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -252,7 +253,7 @@ class _Reporter:
             for other in self.plan.read_by(self.name, name)
         ]
         known = [mean for mean in means if mean is not None]
-        return sum(known) if len(known) == len(means) else None
+        return math.fsum(known) if len(known) == len(means) else None
 
     def _chosen(self, name: str) -> dict[str, Any]:
         """Setting -> value; where folds chose differently, `fold: setting`."""
