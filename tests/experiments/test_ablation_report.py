@@ -514,6 +514,17 @@ def test_over_people_each_fold_chooses_its_recipe_too(over_people):
     assert found.reached is False, "so few people leave the interval at zero"
 
 
+def test_over_people_there_is_a_report_when_all_is_chosen_and_nothing_run(over_people):
+    plan, results = over_people
+    for key in [key for key in results.records if key.stage == "run"]:
+        del results.records[key]
+    results.videos.clear()
+    report = report_study(plan, results, "mine")
+    assert report.groups[0].best_control == {"1": "smooth", "2": "plain", "3": "smooth"}
+    assert report.num_videos == 0
+    assert report.groups[0].recipe_test is None
+
+
 def test_nothing_is_compared_with_a_control_that_lacks_a_seed(over_people):
     plan, results = over_people
     key = Key("mine", "run", "smooth", 1, "3")

@@ -93,7 +93,9 @@ class Answers:
         return {seed: classes == self.labels for seed, classes in self.predicted(row).items()}
 
     def _part(self, row: str, fold: Fold) -> dict[int, np.ndarray]:
-        """Seed -> the videos of one fold."""
+        """Seed -> the videos of one fold; how many those are is known once one seed is finished."""
+        if not self.correct[row]:
+            return {}
         sizes = [self._fold_size(one) for one in self.folds]
         position = self.folds.index(fold)
         start = sum(sizes[:position])
