@@ -91,6 +91,18 @@ def test_a_teacher_at_chance_is_not_cached_unless_insisted(
     assert not list(out.glob("*.npy"))
 
 
+@pytest.mark.parametrize("hint", ["stage4", "stage4:", ":fast_res4", "stage4:fast:res4"])
+def test_a_hint_that_names_no_two_taps_is_refused(
+    hint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["cache-cost", "--out", str(tmp_path / "cost"), "--hint", hint, "--device", "cpu"])
+    captured = capsys.readouterr()
+    assert end.value.code == 2
+    assert f"--hint {hint!r} is no STUDENT_TAP:TEACHER_TAP" in captured.err
+    assert not (tmp_path / "cost").exists()
+
+
 @pytest.mark.parametrize("command", ["cache", "cache-cost"])
 def test_help_needs_no_torch(command: str) -> None:
     code = (

@@ -13,7 +13,7 @@ from videokd.engine.train import Trainer
 from videokd.errors import ConfigError
 from videokd.experiments import cache_cost
 from videokd.experiments.cache_cost import CACHED, ONLINE, PLAIN, CacheCost, CostPlan, measure_cost
-from videokd.recipe import RunConfig
+from videokd.recipe import RunConfig, build, create_fabric
 from videokd.types import ClipBatch
 
 PLAN = CostPlan(batch_size=8, num_steps=1, num_rounds=3, num_workers=0)
@@ -84,3 +84,13 @@ def test_the_networks_of_the_benchmark_go_together(tiny_index: Index, tmp_path: 
     trained = load_trained(teacher)
     assert trained.model.spec.num_frames == 32
     assert set(trained.model.tap_shapes)
+
+
+@pytest.mark.slow
+def test_a_hint_between_the_networks_of_the_benchmark(tiny_index: Index, tmp_path: Path) -> None:
+    """What the command's help names exists in both networks, in maps of one size."""
+    plan = CostPlan(hint=("stage4", "fast_res4"))
+    teacher = cache_cost._random_teacher(tmp_path / "teacher", plan, tiny_index)
+    config = cache_cost._config(ONLINE, plan, tmp_path, tiny_index, teacher)
+    trainer = build(config, create_fabric("cpu"))
+    assert set(trainer.learner.objective.losses) == {"labels_loss", "soft_loss", "hint_loss"}

@@ -88,6 +88,13 @@ def _top_k(logits: str) -> int | None:
     return int(count)
 
 
+def _taps(hint: str) -> tuple[str, str]:
+    student_tap, _, teacher_tap = hint.partition(":")
+    if not student_tap or not teacher_tap or ":" in teacher_tap:
+        raise ConfigError(f"--hint {hint!r} is no STUDENT_TAP:TEACHER_TAP; say stage4:fast_res4")
+    return student_tap, teacher_tap
+
+
 @cache_app.command("cache-cost")
 def cache_cost_command(
     out: Annotated[Path, typer.Option(help="Work folder for videos and cache.")] = Path(
@@ -103,12 +110,20 @@ def cache_cost_command(
     steps: Annotated[int, typer.Option(min=1, help="Timed in each turn.")] = 6,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each.")] = 3,
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode.")] = 1,
+    hint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STUDENT_TAP:TEACHER_TAP",
+            help="A hint beside the logits, such as stage4:fast_res4, from the cache too.",
+        ),
+    ] = None,
     device: DeviceOption = DeviceName.AUTO,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
     """Time a step of plain training, from a cache, and with the teacher online, in rounds."""
     from videokd.experiments.cache_cost import CostPlan, measure_cost
+    from videokd.experiments.caching import said_bytes
 
     plan = CostPlan(
         teacher=teacher,
@@ -117,11 +132,13 @@ def cache_cost_command(
         num_steps=steps,
         num_rounds=rounds,
         num_workers=workers,
+        hint=None if hint is None else _taps(hint),
     )
     cost = measure_cost(out, plan, device=device.value, quiet=quiet)
     if as_json:
         print_json(cost.to_dict())
         return
+    typer.echo(f"the cache takes {said_bytes(cost.cache.bytes_per_clip)} a clip")
     for name, seconds in cost.seconds.items():
         shown = ", ".join(f"{value:.3f}" for value in seconds)
         typer.echo(f"{name:<7} {shown} s a step, one number a round")

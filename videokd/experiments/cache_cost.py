@@ -55,6 +55,9 @@ class CostPlan:
     num_rounds: int = 3
     num_workers: int = 1
     """Processes that decode."""
+    hint: tuple[str, str] | None = None
+    """Taps of student and teacher that a hint compares beside the logits; the cache holds the
+    teacher's then."""
 
     @property
     def num_untimed(self) -> int:
@@ -164,15 +167,21 @@ def _config(name: str, plan: CostPlan, folder: Path, index: Index, teacher: Path
     if name != PLAIN:
         settings["role"] = "student"
         settings["teacher"] = {"checkpoint": str(teacher)}
-        settings["objective"] = {
-            "terms": {
-                "labels": {"kind": "cross_entropy", "weight": 0.1},
-                "soft": {"kind": "soft_targets", "weight": 0.9, "temperature": 4},
-            }
-        }
+        settings["objective"] = {"terms": _terms(plan)}
     if name == CACHED:
         settings["teacher"]["cache"] = str(folder / "cache")
     return _parsed(settings)
+
+
+def _terms(plan: CostPlan) -> dict[str, Any]:
+    terms: dict[str, Any] = {
+        "labels": {"kind": "cross_entropy", "weight": 0.1},
+        "soft": {"kind": "soft_targets", "weight": 0.9, "temperature": 4},
+    }
+    if plan.hint is not None:
+        student_tap, teacher_tap = plan.hint
+        terms["hint"] = {"kind": "hint", "student_tap": student_tap, "teacher_tap": teacher_tap}
+    return terms
 
 
 def _settings(plan: CostPlan, index: Index) -> dict[str, Any]:
