@@ -71,15 +71,15 @@ def _half_labelled(record: VideoRecord) -> Sequence[str]:
 
 def _fold_splits(record: VideoRecord, data: PeopleData) -> Sequence[str]:
     """`test2` and `held2` for a person of fold 2; `train1`, and `train1-3` where both are left out,
-    for everybody else. `held` names the people of a fold while they are validated on."""
+    for everybody else. `held` names the people of a fold while they are validated on. A person
+    without labels is tested, and is in `unlabelled1` and `unlabelled1-3` instead of the others."""
     own = next(fold for fold, groups in data.folds.items() if record.group in groups)
     pairs = itertools.permutations(data.folds, 2)
-    return (
-        f"test{own}",
-        validation_split(own),
-        *(f"train{fold}" for fold in data.folds if fold != own),
-        *(f"train{'-'.join(pair)}" for pair in pairs if own not in pair),
-    )
+    away = [fold for fold in data.folds if fold != own]
+    away += ["-".join(pair) for pair in pairs if own not in pair]
+    if not data.is_labelled(record.group):
+        return (f"test{own}", *(f"{UNLABELLED}{left_out}" for left_out in away))
+    return (f"test{own}", validation_split(own), *(f"train{left_out}" for left_out in away))
 
 
 def _check_groups(index: Index, data: PeopleData) -> None:

@@ -77,6 +77,9 @@ class PeopleData(Config):
     """The index that recipes name, with the splits of all folds."""
     folds: dict[str, tuple[str, ...]]
     """Fold -> the groups that are tested in it."""
+    labelled: tuple[str, ...] | None = None
+    """The groups whose labels training and choices see; by default all. The others are in the
+    splits `unlabelled{fold}`, and everybody is tested."""
 
     @model_validator(mode="after")
     def _folds_fit(self) -> PeopleData:
@@ -92,10 +95,28 @@ class PeopleData(Config):
             raise ValueError("folds: a fold's name has no '-' in it, and is not empty")
         return self
 
+    @model_validator(mode="after")
+    def _labelled_people_are_everywhere(self) -> PeopleData:
+        for group in self.labelled or ():
+            if not any(group in members for members in self.folds.values()):
+                raise ValueError(f"labelled: {group!r} is in no fold")
+        for fold, members in self.folds.items():
+            if not any(self.is_labelled(group) for group in members):
+                raise ValueError(
+                    f"labelled: nobody of fold {fold!r} is, and what is chosen for other folds is "
+                    "validated on its labelled people"
+                )
+        return self
+
+    def is_labelled(self, group: str | None) -> bool:
+        """Whether training and choices see a group's labels."""
+        return self.labelled is None or group in self.labelled
+
     @property
     def identity(self) -> JsonValue:
-        """Who is tested with whom; the videos themselves are the user's."""
-        return {fold: list(members) for fold, members in self.folds.items()}
+        """Who is tested with whom, and who is labelled; the videos themselves are the user's."""
+        folds: dict[str, JsonValue] = {fold: list(names) for fold, names in self.folds.items()}
+        return folds if self.labelled is None else {"folds": folds, "labelled": [*self.labelled]}
 
 
 Data = Annotated[SyntheticData | PeopleData, Field(discriminator="kind")]

@@ -170,6 +170,8 @@ class Plan:
         run_dir = self.run_dir(key)
         needs = {path: self._needed(key, name) for path, name in row.uses.items()}
         settings = with_overrides(self._recipe(row, key), self._layers(key))
+        if key.fold is not None:
+            settings = with_fold(settings, key.fold)
         used: Overrides = {
             "seed": key.seed,
             "output_dir": str(run_dir),
@@ -242,8 +244,6 @@ class Plan:
 
     def _recipe(self, row: Row, key: Key) -> dict[str, Any]:
         _, recipe = self._read(row)
-        if key.fold is not None:
-            recipe = with_fold(recipe, key.fold)
         return with_overrides(recipe, [{"data.index": self.index_of(key.study, key.row)}])
 
     def _layers(self, key: Key) -> list[Overrides]:

@@ -368,8 +368,15 @@ def _quick_data(study: Study, places: Places) -> Data:
         return _tiny(study.data, places, "tiny", seed=0)
     below = places.results.parent / "data"
     folds = {fold: study.data.folds[fold] for fold in study.quick.folds}
-    places_of_people = {"source": below / "people" / "people.csv", "index": below / "folds.csv"}
-    return study.data.model_copy(update={**places_of_people, "folds": folds})
+    there = {group for groups in folds.values() for group in groups}
+    labelled = study.data.labelled and tuple(sorted(there & set(study.data.labelled)))
+    changed = {
+        "source": below / "people" / "people.csv",
+        "index": below / study.data.index.name,
+        "folds": folds,
+        "labelled": labelled,
+    }
+    return study.data.model_copy(update=changed)
 
 
 def _tiny(
