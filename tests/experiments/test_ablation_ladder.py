@@ -82,6 +82,27 @@ def test_few_labels_show_nobody_the_labels_of_the_other_half(shipped, tmp_path):
             ), name
 
 
+def test_people_without_labels_are_seen_by_self_training_and_distilled_rows_alone(
+    shipped, tmp_path
+):
+    """Whose labels are where, the index decides; this is which of its splits each run reads."""
+    name = "people_few_labels"
+    plan, few = as_if_chosen(shipped, tmp_path), shipped.studies[name]
+    assert set(few.data.folds) == set(shipped.studies["people"].data.folds)
+    assert [few.data.is_labelled(one) for fold in few.folds for one in few.data.folds[fold]] == [
+        True, False
+    ] * 4  # fmt: skip
+    for row, one in few.rows.items():
+        if one.kind == "start":
+            continue
+        sees_them = one.kind in ("cache", "distilled") or row == "self_training"
+        for key in (*plan.tune_keys(name, row)[:1], *plan.run_keys(name, row)[-1:]):
+            settings = plan.job(key).settings
+            assert value_at(settings, "data.train_split") == f"train{key.fold}", row
+            unlabelled = f"unlabelled{key.fold}" if sees_them else None
+            assert value_at(settings, "data.unlabelled_split") == unlabelled, row
+
+
 # What a ladder may say.
 
 
