@@ -386,16 +386,19 @@ def test_the_time_of_a_row_has_its_cache_in_it(tmp_path):
     assert plan.choices.find("mine", "long", None).over == {"train.epochs": 60}
 
 
-@pytest.mark.parametrize(("starts_count", "epochs"), [(True, 105), (False, 55)])
-def test_first_weights_count_in_a_total_time_or_are_there(tmp_path, starts_count, epochs):
+@pytest.mark.parametrize(
+    ("own", "epochs"), [({}, 105), ({"init.weights": "other"}, 55)], ids=["random", "from others"]
+)
+def test_first_weights_count_for_a_control_that_has_none(tmp_path, own, epochs):
     rows = study()["rows"]
-    rows["start"] = {"label": "start", "kind": "start", "recipe": "recipe.yaml", "seeds": [0]}
+    start = {"label": "start", "kind": "start", "recipe": "recipe.yaml", "seeds": [0]}
+    rows |= {"start": start, "other": start, "long": LONG}
     rows["teacher"]["uses"] = {"init.weights": "start"}
-    rows["long"] = LONG
-    places = written(tmp_path, mine=study(rows=rows, starts_count=starts_count))
+    rows["plain"]["uses"] = own
+    places = written(tmp_path, mine=study(rows=rows))
     results = tuned(places, "mine", {"plain": (50.0, 60.0), "logits": (70.0, 60.0)})
     plan = plan_of(places)
-    for row, seconds in (("teacher", 270.0), ("start", 300.0)):
+    for row, seconds in (("teacher", 270.0), ("start", 300.0), ("other", 200.0)):
         key = Key("mine", "tune", row, 0)
         results.add(record(plan, key, {"val": 90.0}, train_seconds=seconds), [])
     choose_all(plan, results, "mine", ["plain", "logits", "long"])

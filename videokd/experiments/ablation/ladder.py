@@ -166,7 +166,8 @@ class Row(Config):
     choice_of: str | None = None
     """Take the settings that were chosen for this row instead of tuning again."""
     total_time_of: str | None = None
-    """Train for as long as this row and all that it reads took: the epochs are chosen."""
+    """Train for as long as this row and all that it reads took: the epochs are chosen. Of a row that
+    has first weights from other videos too, the training of first weights is left out."""
     versus: str | None = None
     """The row to compare with; by default the best control of the group."""
     seeds: tuple[int, ...] | None = None
@@ -221,8 +222,6 @@ class Study(Config):
     seeds: tuple[int, ...] = Field(min_length=1)
     teacher: str
     """The row that agreement is measured with."""
-    starts_count: bool = True
-    """Whether the training of first weights is a part of what a control of equal time is given."""
     tuning: Tuning
     axes: dict[str, Axis] = Field(default_factory=dict)
     """Name -> settings that a trial takes one of."""
@@ -388,7 +387,6 @@ def quick_study(study: Study, data: Data, sources: Mapping[str, SyntheticData]) 
     values = {
         "title": study.title,
         "teacher": study.teacher,
-        "starts_count": study.starts_count,
         "groups": {name: group.model_dump() for name, group in groups.items()},
         "data": data.model_dump(),
         "sources": {name: source.model_dump() for name, source in sources.items()},

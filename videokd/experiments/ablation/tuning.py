@@ -160,8 +160,10 @@ def _timed_rows(plan: Plan, study: str, row: str) -> list[str]:
     target, shape = one.rows[row].total_time_of, one.rows[row].choice_of
     assert target is not None, "asked of such rows alone"
     assert shape is not None, "checked when the ladder was read"
-    also = plan.read_by(study, target) - plan.read_by(study, shape)
-    if not one.starts_count:
+    own = plan.read_by(study, shape)
+    also = plan.read_by(study, target) - own
+    if any(one.rows[name].kind == "start" for name in own):
+        # Whoever starts from other videos itself is not given time for the teacher's start.
         also = {name for name in also if one.rows[name].kind != "start"}
     return [shape, target, *sorted(also)]
 
