@@ -166,8 +166,8 @@ class Row(Config):
     choice_of: str | None = None
     """Take the settings that were chosen for this row instead of tuning again."""
     total_time_of: str | None = None
-    """Train for as long as this row and all that it reads took: the epochs are chosen. Of a row that
-    has first weights from other videos too, the training of first weights is left out."""
+    """Train for as long as this row and all that it reads took: the epochs are chosen. The training
+    of first weights is left out for a row that has some from other videos itself."""
     versus: str | None = None
     """The row to compare with; by default the best control of the group."""
     seeds: tuple[int, ...] | None = None
