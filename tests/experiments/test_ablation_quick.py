@@ -176,7 +176,7 @@ def test_mistakes_are_one_plain_line(
 def test_side_by_side_in_processes_of_their_own_the_numbers_are_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from videokd.experiments.ablation.runner import in_processes
+    from videokd.experiments.ablation.child import in_processes
     from videokd.experiments.ablation.study import Request, run_ablation
 
     whole = Results((Path.cwd() / QUICK / "results").resolve())

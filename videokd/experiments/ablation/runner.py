@@ -7,10 +7,7 @@ on in the next call.
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +25,6 @@ from videokd.experiments.ablation.records import Key, Record, Results
 from videokd.experiments.ablation.tuning import finished
 from videokd.experiments.ablation.work import (
     is_made,
-    prepare_job,
     product_of,
     read_outcome,
     run_job,
@@ -38,7 +34,6 @@ from videokd.files import lock_or_refuse
 if TYPE_CHECKING:
     from videokd.recipe import Device
 
-_LOG = "job.log"
 _POLL_SECONDS = 0.2
 
 
@@ -250,45 +245,6 @@ class _Here:
 def in_this_process(device: Device) -> Launch:
     """Runs are done one after another where they are asked for."""
     return lambda job: _Here(job, device)
-
-
-class _Child:
-    """A run in a process of its own, single-threaded; what it says goes to `job.log`."""
-
-    def __init__(self, job: Job, device: Device, jobs: int) -> None:
-        file = prepare_job(job)
-        self._log = job.run_dir / _LOG
-        words = [sys.executable, "-m", "videokd.experiments.ablation", str(file), device, str(jobs)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                start_new_session=True,  # Ctrl-C is passed on once, by us
-            )
-
-    def outcome(self) -> str | None:
-        status = self._process.poll()
-        if status is None:
-            return None
-        if status == 0:
-            return ""
-        lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        said = lines[-1].removeprefix("videokd: ") if lines else "it said nothing"
-        return f"exit status {status}: {said} (see {self._log})"
-
-    def stop(self) -> None:
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-            self._process.wait()
-
-
-def in_processes(device: Device, jobs: int) -> Launch:
-    """Each run is a process; `jobs` run side by side."""
-    return lambda job: _Child(job, device, jobs)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from videokd.config import did_you_mean, parse_config
 from videokd.errors import ConfigError
+from videokd.experiments.ablation.child import in_processes
 from videokd.experiments.ablation.choices import Choices
 from videokd.experiments.ablation.data import make_people, prepare_data
 from videokd.experiments.ablation.ladder import (
@@ -28,7 +29,6 @@ from videokd.experiments.ablation.runner import (
     Launch,
     Outcome,
     Runner,
-    in_processes,
     in_this_process,
     missing,
     only_one,
