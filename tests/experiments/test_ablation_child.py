@@ -47,8 +47,8 @@ def waited(process: Process) -> str:
     return said
 
 
-def tell_threads(file: Path) -> None:
-    file.write_text(os.environ["OMP_NUM_THREADS"])
+def tell_environment(file: Path) -> None:
+    file.write_text(os.environ["OMP_NUM_THREADS"] + os.environ["PYTHONWARNINGS"][:7])
 
 
 def in_python(code: str, *words: str) -> str:
@@ -112,18 +112,23 @@ def test_what_is_imported_once_leaves_the_gpu_to_the_runs() -> None:
 
 @pytest.mark.slow
 def test_a_run_ends_well_or_says_why_or_is_stopped(
-    tiny_index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_index: Index,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    warnings = os.environ.get("PYTHONWARNINGS")
     launch = in_processes("cpu", 2)
     good, bad = job(tiny_index, tmp_path / "good"), job(tmp_path / "none.csv", tmp_path / "bad")
     well, ill = launch(good), launch(bad)
     assert os.environ["OMP_NUM_THREADS"] == "2", "as it was"
+    assert os.environ.get("PYTHONWARNINGS") == warnings
     context = multiprocessing.get_context("forkserver")
-    told = context.Process(target=tell_threads, args=(tmp_path / "threads",))
+    told = context.Process(target=tell_environment, args=(tmp_path / "told",))
     told.start()
     told.join()
-    assert (tmp_path / "threads").read_text() == "1"
+    assert (tmp_path / "told").read_text() == "1ignore:"
     log = tmp_path / "bad" / "job.log"
     said = waited(ill)
     assert said.startswith("exit status 1: "), said
@@ -148,6 +153,7 @@ def test_a_run_ends_well_or_says_why_or_is_stopped(
     stopped.stop()
     assert (stopped.outcome() or "").startswith("exit status ")
     assert not (tmp_path / "long" / RECORD).exists()
+    assert capfd.readouterr() == ("", ""), "all is in the logs"
 
 
 @pytest.mark.gpu

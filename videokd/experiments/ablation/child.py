@@ -50,7 +50,7 @@ def in_processes(device: Device, jobs: int) -> Launch:
     def launch(job: Job) -> _Child:
         file, log = prepare_job(job), job.run_dir / _LOG
         process = context.Process(target=_run, args=(file, log, device, jobs))
-        with _one_thread():
+        with _environment():
             process.start()
         return _Child(process, log)
 
@@ -81,18 +81,24 @@ class _Child:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """For the process that all others are forked from: OpenMP reads this when it is loaded."""
-    name = "OMP_NUM_THREADS"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
+def _environment() -> Iterator[None]:
+    """Of the process that all others are forked from: OpenMP and warnings read theirs once."""
+    ignored = "ignore:`torch.jit.script`:FutureWarning"  # as the command line does
+    given = os.environ.get("PYTHONWARNINGS")
+    wanted = {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONWARNINGS": f"{given},{ignored}" if given else ignored,
+    }
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _run(file: Path, log: Path, device: Device, jobs: int) -> None:
