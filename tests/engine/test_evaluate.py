@@ -18,7 +18,7 @@ from videokd.data.sampling.protocols import own_views
 from videokd.engine.evaluate import EvalConfig, VideoScores, score_videos
 from videokd.errors import ConfigError, UserError
 from videokd.models.zoo import create_video_model
-from videokd.recipe import Trained, build, create_fabric, load_trained
+from videokd.recipe import Trained, build, create_fabric, load_trained, use_device
 from videokd.recipe import device as recipe_device
 from videokd.runs import _with_accuracy, evaluate
 from videokd.types import NumCrops
@@ -172,6 +172,18 @@ def test_denormal_numbers_are_flushed_before_anything_is_computed() -> None:
     torch.set_flush_denormal(False)
     create_fabric("cpu")
     assert (torch.tensor([1e-39]) * 0.5).item() == 0.0
+
+
+def test_a_gpu_is_taken_where_there_is_one_and_asked_for_in_vain_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for there, auto in ((True, torch.device("cuda", 0)), (False, torch.device("cpu"))):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert use_device("auto") == auto
+        assert use_device("cpu") == torch.device("cpu")
+    for ask in (use_device, create_fabric):
+        with pytest.raises(ConfigError, match=r"^device cuda: PyTorch sees no CUDA device here; "):
+            ask("cuda")
 
 
 def test_threads_are_what_the_recipe_says_or_one_a_core(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,9 +77,9 @@ def bench_command(
     from videokd.bench.latency import settings_of
     from videokd.bench.latency.path import video_file
     from videokd.experiments.benchmark import named_network, run_benchmarks
-    from videokd.recipe import create_fabric
+    from videokd.recipe import use_device
 
-    where = create_fabric(device.value, "fp32").device
+    where = use_device(device.value)
     plan = BenchPlan(
         settings=settings_of(device=where, **asked),
         device=where,

@@ -16,9 +16,9 @@ from videokd.progress import show_progress
 from videokd.recipe import (
     Device,
     Trained,
-    create_fabric,
     flush_denormals,
     load_trained,
+    use_device,
     without_pretraining,
 )
 from videokd.runs import bench_subject, keep_results
@@ -70,7 +70,7 @@ def benchmark_runs(
     Raises:
         UserError: one of them cannot be measured.
     """
-    where = create_fabric(device, "fp32").device
+    where = use_device(device)
     plan = BenchPlan(settings=settings_of(device=where), device=where, quick=quick)
     networks = [named_network(str(run_dir)) for run_dir in run_dirs]
     found = run_benchmarks(networks, plan, quiet=quiet)

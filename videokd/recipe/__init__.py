@@ -12,7 +12,7 @@ from videokd.recipe.building import (
     share_of_batch,
 )
 from videokd.recipe.config import Device, Role, RunConfig, load_recipe
-from videokd.recipe.device import create_fabric, flush_denormals, use_threads
+from videokd.recipe.device import create_fabric, flush_denormals, use_device, use_threads
 from videokd.recipe.teachers import TeacherConfig
 from videokd.recipe.teaching import TeacherParts, teacher_inputs
 from videokd.recipe.trained import Trained, load_trained, without_pretraining
@@ -35,6 +35,7 @@ __all__ = [
     "load_trained",
     "share_of_batch",
     "teacher_inputs",
+    "use_device",
     "use_threads",
     "without_pretraining",
 ]

@@ -59,6 +59,21 @@ def bf16_autocast(device: Literal["cpu", "cuda"]) -> MixedPrecision:
     return AutocastAlone("bf16-mixed", device=device)
 
 
+def use_device(device: Device = "auto", *, cpu_threads: int | None = None) -> torch.device:
+    """The device at hand, with the CPU made ready: all that work in one process needs.
+
+    Raises:
+        ConfigError: a GPU is asked for, and there is none.
+    """
+    flush_denormals()
+    use_threads(cpu_threads)
+    if device == "cpu" or not torch.cuda.is_available():
+        if device == "cuda":
+            raise ConfigError("device cuda: PyTorch sees no CUDA device here; use cpu or auto")
+        return torch.device("cpu")
+    return torch.device("cuda", 0)
+
+
 def create_fabric(
     device: Device = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
@@ -69,11 +84,7 @@ def create_fabric(
     from lightning_fabric import Fabric
     from lightning_fabric.strategies.ddp import DDPStrategy
 
-    flush_denormals()
-    use_threads(cpu_threads)
-    use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    if use_cuda and not torch.cuda.is_available():
-        raise ConfigError("device cuda: PyTorch sees no CUDA device here; use cpu or auto")
+    use_cuda = use_device(device, cpu_threads=cpu_threads).type == "cuda"
     if precision == "bf16" and not use_cuda:
         raise ConfigError(
             "precision bf16 on a CPU: PyTorch's gradients of 3D convolutions are wrong there; use "

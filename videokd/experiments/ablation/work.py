@@ -221,10 +221,9 @@ def _sizes(trained: Trained) -> dict[str, Any]:
 
 def _record(job: Job, config: RunConfig, *, device: Device, **found: Any) -> Record:
     from videokd.bench.environment import environment
-    from videokd.recipe import create_fabric
+    from videokd.recipe import use_device
 
-    fabric = create_fabric(device, config.train.precision, cpu_threads=config.train.cpu_threads)
-    stamp = environment(fabric.device)
+    stamp = environment(use_device(device, cpu_threads=config.train.cpu_threads))
     teacher = job.settings.get("teacher") or {}
     weights = Path(str(teacher.get("checkpoint", ""))) / BEST
     return Record(
