@@ -6,6 +6,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from videokd.experiments.ablation.child import IMPORTED_ONCE, in_processes
 from videokd.experiments.ablation.plan import Job
 from videokd.experiments.ablation.records import Key
 from videokd.experiments.ablation.runner import Process
-from videokd.experiments.ablation.work import RECORD, prepare_job, read_outcome
+from videokd.experiments.ablation.work import RECORD, read_outcome
 
 
 def job(index: Index | Path, folder: Path) -> Job:
@@ -58,14 +59,13 @@ def in_python(code: str, *words: str) -> str:
 
 
 _NEWLY_IMPORTED = """
-import importlib, sys
-from pathlib import Path
-path, *names = sys.argv[1:]
+import importlib, pickle, sys
+job, *names = sys.argv[1:]
 for name in names:
     importlib.import_module(name)
 before = set(sys.modules)
-from videokd.experiments.ablation.work import run_from_file
-run_from_file(Path(path), device="cpu", jobs=1)
+from videokd.experiments.ablation.work import run_job
+run_job(pickle.loads(bytes.fromhex(job)), device="cpu", quiet=True)
 print(sorted(set(sys.modules) - before))
 """
 
@@ -74,8 +74,8 @@ print(sorted(set(sys.modules) - before))
 def test_a_run_imports_nothing_heavy_that_was_not_imported_once(
     tiny_index: Index, tmp_path: Path
 ) -> None:
-    file = prepare_job(job(tiny_index, tmp_path / "run"))
-    found = in_python(_NEWLY_IMPORTED, str(file), *IMPORTED_ONCE).splitlines()[-1]
+    one = pickle.dumps(job(tiny_index, tmp_path / "run")).hex()
+    found = in_python(_NEWLY_IMPORTED, one, *IMPORTED_ONCE).splitlines()[-1]
     names = json.loads(found.replace("'", '"'))
     heavy = {"lightning_fabric", "timm", "torchmetrics", "torchvision", "transformers"}
     assert [name for name in names if name.split(".")[0] in heavy or "_dynamo" in name] == []

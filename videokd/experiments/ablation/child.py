@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videokd.errors import UserError
-from videokd.experiments.ablation.work import prepare_job, run_from_file
+from videokd.experiments.ablation.work import make_room, run_job
 
 if TYPE_CHECKING:
     from videokd.experiments.ablation.plan import Job
@@ -48,8 +48,9 @@ def in_processes(device: Device, jobs: int) -> Launch:
     context.set_forkserver_preload(list(IMPORTED_ONCE))
 
     def launch(job: Job) -> _Child:
-        file, log = prepare_job(job), job.run_dir / _LOG
-        process = context.Process(target=_run, args=(file, log, device, jobs))
+        make_room(job)
+        log = job.run_dir / _LOG
+        process = context.Process(target=_run, args=(job, log, device, jobs))
         with _environment():
             process.start()
         return _Child(process, log)
@@ -101,7 +102,7 @@ def _environment() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _run(file: Path, log: Path, device: Device, jobs: int) -> None:
+def _run(job: Job, log: Path, device: Device, jobs: int) -> None:
     """One plain line on stderr for what kept the run from being done."""
     os.setsid()  # Ctrl-C is passed on once, by whoever started it
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -111,7 +112,7 @@ def _run(file: Path, log: Path, device: Device, jobs: int) -> None:
     os.close(nothing)
     os.close(said)
     try:
-        run_from_file(file, device=device, jobs=jobs)
+        run_job(job, device=device, jobs=jobs, quiet=True)
     except UserError as error:
         print(f"videokd: {error}", file=sys.stderr)
         raise SystemExit(1) from None

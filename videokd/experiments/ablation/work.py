@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from videokd.checkpoint import BEST
 from videokd.config import parse_config
 from videokd.experiments.ablation.plan import CACHE, Job
-from videokd.experiments.ablation.records import Key, Record, Score, Videos, pack
+from videokd.experiments.ablation.records import Record, Score, Videos, pack
 from videokd.files import file_digest, read_text, write_text
 from videokd.teacher_cache.manifest import MANIFEST
 
@@ -43,7 +43,7 @@ def run_job(job: Job, *, device: Device = "auto", jobs: int = 1, quiet: bool = F
     videos: list[Videos] = []
     started = time.monotonic()
     config = parse_config(RunConfig, dict(job.settings), source=str(job.key))
-    _make_room(job)
+    make_room(job)
     try:
         if job.is_cache:
             record = _cached(job, config, device=device, quiet=quiet)
@@ -139,7 +139,7 @@ def _cached(job: Job, config: RunConfig, *, device: Device, quiet: bool) -> Reco
     return _record(job, config, device=device, scores={}, train_seconds=round(seconds, 2))
 
 
-def _make_room(job: Job) -> None:
+def make_room(job: Job) -> None:
     """A folder that other settings were trained into is moved aside: it may still be wanted."""
     path = job.run_dir / JOB
     if path.is_file() and json.loads(read_text(path))["digest"] != job.digest:
@@ -236,26 +236,3 @@ def _record(job: Job, config: RunConfig, *, device: Device, **found: Any) -> Rec
         finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **found,
     )
-
-
-def prepare_job(job: Job) -> Path:
-    """Write a run's `job.json`, from which `run_from_file` does it in another process."""
-    _make_room(job)
-    return job.run_dir / JOB
-
-
-def run_from_file(path: Path, *, device: Device, jobs: int) -> None:
-    """`run_job` on what `prepare_job` has written."""
-    plain = json.loads(read_text(path))
-    job = Job(
-        key=Key(**plain["key"]),
-        settings=plain["settings"],
-        run_dir=Path(plain["run_dir"]),
-        splits=tuple(plain["splits"]),
-        digest=plain["digest"],
-        needs=(),
-        probe=plain["probe"],
-        insist=plain["insist"],
-        kind=plain["kind"],
-    )
-    run_job(job, device=device, jobs=jobs, quiet=True)
